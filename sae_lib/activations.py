@@ -1,0 +1,154 @@
+"""MLP activations, generated and shuffled in memory; nothing of them needs the disk.
+
+The training contexts of an epoch are put in a random order and cut into blocks. A block's contexts are run
+through the model up to the hook, all their activations are shuffled together, and batches are dealt from them.
+Every order is a function of the seed and the block's number alone, so batch number n can be had again at any time.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lib.corpus import TokenSplit
+from sae_lib.errors import BookError
+from sae_lib.storage import load_tensors, read_json, save_tensors, write_json
+from sae_lib.transformer import OneLayerTransformer
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A CPU generator whose stream is a function of all the given numbers."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+
+class ContextOrder:
+    """The contexts of a token split in a new random order each epoch.
+
+    Args:
+        split: the tokens.
+        n_ctx: tokens a context.
+        seed: makes the order.
+
+    Raises:
+        BookError: the split holds not one whole context.
+    """
+
+    def __init__(self, split: TokenSplit, n_ctx: int, seed: int) -> None:
+        self.split, self.n_ctx, self.seed = split, n_ctx, seed
+        self.n_contexts = split.n_contexts(n_ctx)
+        if self.n_contexts == 0:
+            raise BookError(f"the corpus has {split.n_tokens} tokens, less than one context of {n_ctx}; give it more text")
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def contexts(self, start: int, n: int) -> Int[Tensor, "n n_ctx"]:
+        """Contexts number start to start + n - 1 of the endless order, as token ids."""
+        wanted = np.empty(n, dtype=np.int64)
+        for i in range(n):
+            epoch, place = divmod(start + i, self.n_contexts)
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._order = torch.randperm(self.n_contexts, generator=seeded(self.seed, epoch)).numpy()
+            wanted[i] = self._order[place]
+        return torch.from_numpy(self.split.contexts(wanted, self.n_ctx))
+
+
+class ActivationStream:
+    """Endless shuffled batches of MLP activations, addressed by number.
+
+    Args:
+        model: run without gradient, up to its MLP activations.
+        split: the tokens.
+        batch_size: activations a batch.
+        seed: makes the order of contexts and of activations.
+        block_size: activations shuffled together, which bounds the memory (times d_mlp times the bytes of `dtype`).
+        dtype: in which activations wait in the block.
+
+    Source: Bricken et al. 2023, "Sparse Autoencoder Setup" (activations of many contexts, all shuffled together).
+    Differs: the paper samples 250 tokens a context and shuffles all 10 billion; ours are shuffled within a block of
+    contexts that are themselves in random order.
+    """
+
+    def __init__(
+        self,
+        model: OneLayerTransformer,
+        split: TokenSplit,
+        batch_size: int,
+        seed: int,
+        block_size: int = 2**18,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.batch_size, self.seed, self.dtype = model, batch_size, seed, dtype
+        self.order = ContextOrder(split, model.cfg.n_ctx, seed)
+        self.batches_per_block = max(1, block_size // batch_size)
+        # Whole contexts that fill whole batches; what is left over of the last context is not used.
+        self.contexts_per_block = -(-self.batches_per_block * batch_size // model.cfg.n_ctx)
+        self._number, self._block = -1, torch.empty(0)
+
+    def batch(self, number: int) -> Float[Tensor, "batch d_mlp"]:
+        """Batch `number` (from 0) of the stream; reading in order computes each block once."""
+        block, place = divmod(number, self.batches_per_block)
+        if block != self._number:
+            self._block, self._number = torch.empty(0), -1
+            self._block, self._number = self._fill(block), block
+        return self._block[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def elsewhere(self, number: int) -> "ActivationStream":
+        """Another stream over the same tokens, in an order of its own: the random inputs of a resampling."""
+        block_size = self.batches_per_block * self.batch_size
+        seed = int(torch.randint(2**31, (), generator=seeded(self.seed, 3, number)))
+        return ActivationStream(self.model, self.order.split, self.batch_size, seed, block_size, self.dtype)
+
+    def batches(self, n: int, start: int = 0) -> Iterator[Float[Tensor, "batch d_mlp"]]:
+        """The batches start to start + n - 1."""
+        return (self.batch(number) for number in range(start, start + n))
+
+    @torch.no_grad()
+    def _fill(self, block: int) -> Float[Tensor, "block d_mlp"]:
+        tokens = self.order.contexts(block * self.contexts_per_block, self.contexts_per_block)
+        n_ctx, d_mlp = self.model.cfg.n_ctx, self.model.cfg.d_mlp
+        shuffled = torch.randperm(tokens.numel(), generator=seeded(self.seed, 1, block))
+        place = torch.empty_like(shuffled)
+        place[shuffled] = torch.arange(len(shuffled))
+        acts = torch.empty(tokens.numel(), d_mlp, dtype=self.dtype, device=self.model.device)
+        per_pass = max(1, 2**14 // n_ctx)
+        for rows, where in zip(tokens.split(per_pass), place.split(per_pass * n_ctx), strict=True):
+            _, mlp_post = self.model.begin(rows.to(self.model.device))
+            acts[where.to(acts.device)] = mlp_post.flatten(0, 1).to(self.dtype)
+        return acts
+
+
+def save_activations(stream: ActivationStream, folder: Path, n_batches: int) -> None:
+    """Keep the first batches of a stream on disk, for reuse by many dictionaries.
+
+    Args:
+        stream: what to keep.
+        folder: gets one safetensors file a batch and `activations.json`, written last.
+        n_batches: how many.
+
+    Raises:
+        BookError: the disk refused.
+    """
+    for number, batch in enumerate(stream.batches(n_batches)):
+        save_tensors(Path(folder) / f"batch-{number:06d}.safetensors", {"activations": batch})
+    write_json(Path(folder) / "activations.json", {"n_batches": n_batches, "batch_size": stream.batch_size, "d_mlp": stream.model.cfg.d_mlp})
+
+
+class StoredActivations:
+    """Batches that `save_activations` kept, addressed by number like those of a stream.
+
+    Raises:
+        BookError: the folder is no such store, or was not finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.meta = read_json(self.folder / "activations.json")
+
+    def batch(self, number: int) -> Float[Tensor, "batch d_mlp"]:
+        """Batch `number`, from 0."""
+        if not 0 <= number < self.meta["n_batches"]:
+            raise BookError(f"{self.folder} holds batches 0..{self.meta['n_batches'] - 1}, not {number}")
+        return load_tensors(self.folder / f"batch-{number:06d}.safetensors")[0]["activations"]

@@ -1,0 +1,242 @@
+"""Names to runs: `Lab("smoke").dictionary("A/1")` gives the trained dictionary, training what is not there yet.
+
+A and B are models of the same sizes and data from different seeds; A/0, A/1 and A/2 are dictionaries of growing width
+on A, and B/1 is the twin of A/1 on B.
+
+Source: Bricken et al. 2023, "Problem Setup" (models A and B, dictionaries A/0, A/1, …).
+"""
+
+import sys
+from dataclasses import asdict
+from functools import cached_property
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_lib import corpus as text
+from sae_lib.activations import ActivationStream
+from sae_lib.errors import BookError
+from sae_lib.resampling import ResamplingSchedule
+from sae_lib.runs import Run, load_or_run, runs_folder
+from sae_lib.sae import SAEConfig, SparseAutoencoder
+from sae_lib.scales import Scale, scale
+from sae_lib.storage import fingerprint, sha256_of
+from sae_lib.train import DictionaryTraining, ModelTraining, has_bf16, train_dictionary, train_model
+from sae_lib.transformer import OneLayerTransformer, TransformerConfig
+
+MODELS = ("A", "B")
+ARMS = ("paper", "naive", "none")
+
+
+class Lab:
+    """Everything trained at one scale, from one seed, on one text.
+
+    Args:
+        scale_name: a preset of `scales`.
+        seed: of the data order, the initial weights and every draw.
+        corpus: the text, as `open_corpus` reads it; empty means the scale's own.
+        device: where to train and measure; None means the accelerator if there is one.
+
+    Raises:
+        BookError: the scale is unknown or the text cannot be read.
+    """
+
+    def __init__(self, scale_name: str, seed: int = 0, corpus: str = "", device: str | None = None) -> None:
+        self.scale: Scale = scale(scale_name)
+        self.seed = seed
+        self.corpus_spec = corpus or self.scale.corpus
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._models: dict[str, OneLayerTransformer] = {}
+        self._dictionaries: dict[tuple[str, str], SparseAutoencoder] = {}
+
+    @cached_property
+    def corpus(self) -> "text.Corpus":
+        """The text."""
+        return text.open_corpus(self.corpus_spec, self.seed)
+
+    @cached_property
+    def _text_folder(self):
+        sizes = self.scale
+        key = [self.corpus.fingerprint, self.seed, sizes.d_vocab, sizes.tokenizer_bytes, sizes.corpus_tokens, sizes.validation_tokens]
+        return runs_folder() / f"{sizes.name}-text-{fingerprint(key)}"
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The byte-level BPE trained on this text."""
+        path = self._text_folder / "tokenizer.json"
+        if path.exists():
+            return text.load_tokenizer(path)
+        return text.train_tokenizer(self.corpus, self.scale.d_vocab, self.scale.tokenizer_bytes, path)
+
+    @cached_property
+    def shards(self) -> "text.TokenShards":
+        """The text as token ids, packed once and memory-mapped."""
+        sizes = self.scale
+        folder = self._text_folder / "shards"
+        return text.build_shards(self.corpus, self.tokenizer, folder, sizes.corpus_tokens, sizes.validation_tokens, self.seed)
+
+    def validation(self, n_tokens: int | None = None) -> Int[Tensor, "n n_ctx"]:
+        """The first held-out contexts, `analysis_tokens` of the scale unless told otherwise."""
+        n_ctx, split = self.scale.n_ctx, self.shards.validation
+        wanted = max(1, (n_tokens or self.scale.analysis_tokens) // n_ctx)
+        n = min(wanted, split.n_contexts(n_ctx))
+        if n == 0:
+            raise BookError(f"the held-out text has {split.n_tokens} tokens, less than one context of {n_ctx}; give the corpus more text")
+        # Every k-th context, so that a sample smaller than the split still runs through all of it.
+        stride = split.n_contexts(n_ctx) // n
+        return torch.from_numpy(split.contexts(torch.arange(n).mul(stride).numpy(), n_ctx))
+
+    def model(self, name: str) -> OneLayerTransformer:
+        """Model A or B, trained if need be."""
+        if name not in MODELS:
+            raise BookError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}")
+        if name not in self._models:
+            model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
+            self._model_run(name).load_into(model)
+            self._models[name] = model.eval().requires_grad_(False)
+        return self._models[name]
+
+    def dictionary(self, name: str, resampling: str = "paper", arm: bool = False) -> SparseAutoencoder:
+        """A dictionary such as A/1, trained if need be.
+
+        Args:
+            name: model and dictionary.
+            resampling: "paper", "naive" or "none".
+            arm: train it for `arm_activations` only, for the comparison of the three.
+        """
+        key = (name, resampling, arm)
+        if key not in self._dictionaries:
+            sae = self._new_dictionary(name)
+            self._dictionary_run(name, resampling, arm).load_into(sae)
+            self._dictionaries[key] = sae.eval().requires_grad_(False)
+        return self._dictionaries[key]
+
+    def log(self, name: str, resampling: str = "paper", arm: bool = False) -> pd.DataFrame:
+        """The training curve of a model or a dictionary."""
+        return self._run(name, resampling, arm).log
+
+    def provenance(self, name: str, resampling: str = "paper", arm: bool = False) -> dict:
+        """Where a model or a dictionary comes from."""
+        return self._run(name, resampling, arm).provenance
+
+    def config(self, name: str) -> dict:
+        """Everything that decides a model or a dictionary."""
+        return self._model_config(name) if name in MODELS else self._dictionary_config(name, "paper", False)
+
+    def train(self, name: str) -> None:
+        """Train a model or a dictionary if it is not there yet."""
+        _ = self._run(name, "paper", False)
+
+    def _run(self, name: str, resampling: str, arm: bool) -> Run:
+        return self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)
+
+    @property
+    def _geometry(self) -> TransformerConfig:
+        sizes = self.scale
+        return TransformerConfig(sizes.d_model, sizes.n_heads, sizes.d_head, sizes.d_mlp, sizes.n_ctx, sizes.d_vocab)
+
+    def _model_seed(self, name: str) -> int:
+        return 1_000 * self.seed + MODELS.index(name)
+
+    @property
+    def _bf16(self) -> bool:
+        return self.scale.bf16 and has_bf16(self.device)
+
+    def _model_recipe(self, name: str) -> ModelTraining:
+        # A and B see the same text in different orders and start from different weights.
+        sizes = self.scale
+        return ModelTraining(sizes.model_tokens, sizes.model_batch, sizes.model_lr, self._model_seed(name), bf16=self._bf16)
+
+    def _model_config(self, name: str) -> dict:
+        return {
+            "kind": "model",
+            "name": name,
+            "text": {"corpus": self.corpus.fingerprint, "shards": fingerprint(self.shards.meta)},
+            "geometry": asdict(self._geometry),
+            "training": asdict(self._model_recipe(name)),
+        }
+
+    def _model_run(self, name: str) -> Run:
+        model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
+        n_held_out = 64 * 1_024
+
+        def train(checkpoint):
+            return train_model(model, self.shards.train, self.validation(n_held_out), self._model_recipe(name), checkpoint)
+
+        bar = _Bar(f"model {name}", "n_tokens", "tokens", ("loss", "validation_loss"))
+        return load_or_run(f"{self.scale.name}-{name}", self._model_config(name), train, lambda: model, bar, self._text_facts)
+
+    def _sae_config(self, name: str) -> SAEConfig:
+        if name not in self.scale.d_sae:
+            raise BookError(f"there is no dictionary {name!r}; choose one of {', '.join(self.scale.d_sae)}")
+        return SAEConfig(self.scale.d_mlp, self.scale.d_sae[name], self.scale.l1_coeff)
+
+    def _sae_seed(self, name: str) -> int:
+        return 1_000 * self.seed + 100 + list(self.scale.d_sae).index(name)
+
+    def _new_dictionary(self, name: str) -> SparseAutoencoder:
+        return SparseAutoencoder(self._sae_config(name), seed=self._sae_seed(name)).to(self.device)
+
+    def _dictionary_recipe(self, name: str, resampling: str, arm: bool) -> DictionaryTraining:
+        sizes = self.scale
+        n = sizes.arm_activations if arm else sizes.n_activations[name]
+        schedule: ResamplingSchedule = sizes.resampling(n // sizes.sae_batch, resampling)
+        return DictionaryTraining(n, sizes.sae_batch, sizes.sae_lr, self._sae_seed(name), schedule, bf16=self._bf16)
+
+    def _dictionary_config(self, name: str, resampling: str, arm: bool) -> dict:
+        return {
+            "kind": "dictionary",
+            "name": name,
+            "model": fingerprint(self._model_config(name[0])),
+            "geometry": asdict(self._sae_config(name)),
+            "training": asdict(self._dictionary_recipe(name, resampling, arm)),
+        }
+
+    def _dictionary_run(self, name: str, resampling: str, arm: bool) -> Run:
+        config = self._dictionary_config(name, resampling, arm)
+        recipe = self._dictionary_recipe(name, resampling, arm)
+        sae = self._new_dictionary(name)
+
+        def train(checkpoint):
+            dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+            stream = ActivationStream(self.model(name[0]), self.shards.train, recipe.batch_size, recipe.seed, dtype=dtype)
+            return train_dictionary(sae, stream, recipe, checkpoint)
+
+        label = name if resampling == "paper" and not arm else f"{name} ({resampling} resampling)"
+        bar = _Bar(f"dictionary {label}", "n_activations", "activations", ("loss", "l0", "dead_share"))
+        folder = f"{self.scale.name}-{name.replace('/', '-')}" + (f"-{resampling}" if resampling != "paper" or arm else "")
+        facts = self._text_facts | {"lambda": sae.cfg.describe_l1_coeff()}
+        return load_or_run(folder, config, train, lambda: sae, bar, facts)
+
+    @property
+    def _text_facts(self) -> dict:
+        return {
+            "scale": self.scale.name,
+            "seed": self.seed,
+            "corpus": self.corpus.fingerprint,
+            "tokenizer_sha256": sha256_of(self._text_folder / "tokenizer.json"),
+            "train_tokens": self.shards.train.n_tokens,
+            "validation_tokens": self.shards.validation.n_tokens,
+        }
+
+
+class _Bar:
+    """A progress bar that is fed log rows; it appears with the first of them, so a loaded run shows none."""
+
+    def __init__(self, label: str, counter: str, unit: str, shown: tuple[str, ...]) -> None:
+        self.label, self.counter, self.unit, self.shown = label, counter, unit, shown
+        self.bar: tqdm | None = None
+
+    def __call__(self, row: dict) -> None:
+        done = row[self.counter]
+        if self.bar is None:
+            total = row["n_steps"] * done // row["step"]
+            self.bar = tqdm(total=total, desc=self.label, unit=" " + self.unit, unit_scale=True, file=sys.stderr)
+        self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.shown}, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if row["step"] == row["n_steps"]:
+            self.bar.close()

@@ -1,0 +1,202 @@
+"""Run folders: what was trained, from what, by which machine, and whether the files are still whole.
+
+    runs/<name>-<fingerprint of the config>/
+        config.json            everything that decides the result
+        log.jsonl              the training curve, one row a line
+        weights.safetensors    the result
+        run.json               provenance and the weights' SHA-256; written last, so a folder with it is complete
+        checkpoint.*           while training only
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_lib.errors import BookError
+from sae_lib.storage import fingerprint, load_tensors, project_root, read_json, save_tensors, sha256_of, write_atomic, write_json
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: `SAE_BOOK_RUNS` if set, else `runs/` of the project."""
+    return Path(os.environ.get("SAE_BOOK_RUNS") or project_root() / "runs")
+
+
+class Checkpoint:
+    """The state of an unfinished run on disk: tensors and counters in one file that is whole or absent.
+
+    Args:
+        folder: the run's.
+        every_s: seconds between two writes.
+    """
+
+    def __init__(self, folder: Path, every_s: float = 120.0) -> None:
+        self.path, self.log_path = Path(folder) / "checkpoint.safetensors", Path(folder) / "log.jsonl"
+        self.every_s, self._written = every_s, time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], int, list[dict]] | None:
+        """Tensors, steps done and log rows so far; None where the run has not begun."""
+        if not self.path.exists():
+            return None
+        tensors, meta = load_tensors(self.path)
+        try:
+            return tensors, int(meta["step"]), json.loads(meta["rows"])
+        except (KeyError, json.JSONDecodeError):
+            raise BookError(f"{self.path} is no checkpoint of this book; delete it and run the same command again") from None
+
+    def is_due(self) -> bool:
+        """Whether it is time to write."""
+        return time.monotonic() - self._written >= self.every_s
+
+    def save(self, tensors: Mapping[str, Tensor], step: int, rows: list[dict]) -> None:
+        """Write the state and the training curve up to it."""
+        save_tensors(self.path, tensors, {"step": str(step), "rows": json.dumps(rows)})
+        self._written = time.monotonic()
+
+
+class Run:
+    """A finished run.
+
+    Args:
+        folder: a run folder.
+
+    Raises:
+        BookError: the folder is no finished run, is of a newer layout, or a file in it is missing or altered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.provenance = read_json(self.folder / "run.json")
+        if self.provenance.get("format", 0) > FORMAT:
+            raise BookError(f"{self.folder} was written by a newer version of the book; update the package")
+        weights = self.folder / "weights.safetensors"
+        if not weights.is_file():
+            raise BookError(f"{weights} is missing; delete the folder {self.folder} and run the same command again")
+        if sha256_of(weights) != self.provenance["weights_sha256"]:
+            raise BookError(f"{weights} is not what training wrote (its SHA-256 differs); delete the folder {self.folder} and run the same command again")
+
+    @property
+    def config(self) -> dict:
+        """Everything that decided the result."""
+        return read_json(self.folder / "config.json")
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """The training curve, one row a logged step."""
+        return pd.read_json(self.folder / "log.jsonl", lines=True)
+
+    def load_into(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Put the weights into a module of the same geometry.
+
+        Raises:
+            BookError: names or shapes differ.
+        """
+        tensors, _ = load_tensors(self.folder / "weights.safetensors")
+        load_state(module, tensors, self.folder / "weights.safetensors")
+        return module
+
+
+def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a module, or say which of them does not fit.
+
+    Raises:
+        BookError: a name is missing or foreign, or a shape differs.
+    """
+    own = module.state_dict()
+    if odd := sorted(set(own) ^ set(tensors)):
+        raise BookError(f"{path} is of another kind of model: {', '.join(odd[:3])} should be in both; choose the file that belongs to this model")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise BookError(
+                f"{path} is of another geometry: {name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} here; "
+                "choose the scale it was trained at"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def hardware() -> dict[str, Any]:
+    """The machine in words: processor, threads, accelerator, memory in GiB."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    found: dict[str, Any] = {"processor": model, "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    if hasattr(os, "sysconf"):
+        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in ("sae_lib", "torch", "numpy", "tokenizers", "transformer-lens"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def load_or_run(
+    name: str,
+    config: dict,
+    train: Callable[[Checkpoint], Iterator[dict]],
+    result: Callable[[], torch.nn.Module],
+    on_row: Callable[[dict], None] = lambda row: None,
+    facts: Mapping[str, Any] | None = None,
+) -> Run:
+    """Give back the finished run of a config, or train it (from its checkpoint, where there is one) and keep it.
+
+    Args:
+        name: what the folder is called, before the fingerprint.
+        config: everything that decides the result; its fingerprint names the folder.
+        train: trains, given a checkpoint to resume from and to write; yields log rows that each hold `step`.
+        result: the trained module, asked for once `train` is exhausted.
+        on_row: called with every log row as it comes, for progress.
+        facts: more provenance, known beforehand.
+
+    Raises:
+        BookError: a finished run is damaged, or the disk refused.
+    """
+    folder = runs_folder() / f"{name}-{fingerprint(config)}"
+    if (folder / "run.json").exists():
+        return Run(folder)
+    write_json(folder / "config.json", config)
+    started, rows = time.monotonic(), []
+    for row in train(Checkpoint(folder)):
+        rows.append(row)
+        on_row(row)
+    save_tensors(folder / "weights.safetensors", result().state_dict())
+    write_atomic(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_json(
+        folder / "run.json",
+        {
+            "format": FORMAT,
+            "name": name,
+            "weights_sha256": sha256_of(folder / "weights.safetensors"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_s": round(sum(row.get("seconds", 0.0) for row in rows) or time.monotonic() - started, 1),
+            "hardware": hardware(),
+            "versions": versions(),
+            **dict(facts or {}),
+        },
+    )
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return Run(folder)
+
+

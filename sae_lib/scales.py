@@ -1,0 +1,187 @@
+"""The scales of the book: one word decides every size of a run.
+
+Source: Bricken et al. 2023, "Problem Setup" and "Sparse Autoencoder Setup", for the preset `paper`; the others are ours.
+"""
+
+from dataclasses import dataclass
+
+from sae_lib.errors import BookError
+from sae_lib.resampling import ResamplingSchedule
+
+PILE = "hub:monology/pile-uncopyrighted"
+"""The Pile as it can be had today."""
+
+PAPER_STEPS = 1_000_000
+"""Training steps of the paper's dictionaries."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Every size of a run."""
+
+    name: str
+    """What the reader types."""
+    corpus: str
+    """The text, as `open_corpus` reads it."""
+    corpus_tokens: int
+    """Training tokens packed into shards."""
+    validation_tokens: int
+    """Held-out tokens packed into shards."""
+    tokenizer_bytes: int
+    """Bytes of text the tokenizer is trained on."""
+    d_model: int
+    """Width of the residual stream."""
+    n_heads: int
+    """Attention heads."""
+    d_head: int
+    """Width of one head."""
+    d_mlp: int
+    """MLP neurons."""
+    n_ctx: int
+    """Context length in tokens."""
+    d_vocab: int
+    """Vocabulary size."""
+    model_tokens: int
+    """Tokens a language model sees in training."""
+    model_batch: int
+    """Tokens a step."""
+    model_lr: float
+    """Peak learning rate of the language model."""
+    d_sae: dict[str, int]
+    """Features of each dictionary."""
+    n_activations: dict[str, int]
+    """Activations each dictionary sees in training."""
+    arm_activations: int
+    """Activations each arm of the resampling comparison sees."""
+    sae_batch: int
+    """Activations a step."""
+    sae_lr: float
+    """Adam's learning rate for dictionaries."""
+    l1_coeff: float
+    """Sparsity weight, with the squared error averaged over elements."""
+    analysis_tokens: int
+    """Held-out tokens that the chapters measure on."""
+    bf16: bool
+    """Products in bfloat16 where the processor has it."""
+
+    def resampling(self, n_steps: int, method: str = "paper") -> ResamplingSchedule:
+        """The paper's schedule, or its shape squeezed into a shorter run.
+
+        Args:
+            n_steps: of the run.
+            method: "paper", "naive" or "none".
+
+        Source: Bricken et al. 2023, appendix "Neuron Resampling".
+        Differs: the paper resamples four times in the first tenth of a million steps. A run a hundred times shorter
+        would resample features that have had no time to fire, so there the four come at 15, 30, 45 and 60% of the
+        steps, with a window of 10%; the sample is 100 batches, as in the paper.
+        """
+        if n_steps >= PAPER_STEPS // 4:
+            return ResamplingSchedule(n_inputs=100 * self.sae_batch, method=method)
+        steps = tuple(max(1, n_steps * percent // 100) for percent in (15, 30, 45, 60))
+        return ResamplingSchedule(steps, max(1, n_steps // 10), 100 * self.sae_batch, method)
+
+
+_PAPER_GEOMETRY = {"d_model": 128, "n_heads": 4, "d_head": 32, "d_mlp": 512, "d_vocab": 8_192}
+_WIDTHS = {"A/0": 512, "A/1": 4_096, "A/2": 16_384, "B/1": 4_096}
+
+SCALES: dict[str, Scale] = {
+    preset.name: preset
+    for preset in (
+        Scale(
+            name="smoke",
+            corpus="pocket:",
+            corpus_tokens=1_500_000,
+            validation_tokens=150_000,
+            tokenizer_bytes=2_000_000,
+            d_model=64,
+            n_heads=4,
+            d_head=16,
+            d_mlp=128,
+            n_ctx=64,
+            d_vocab=2_048,
+            model_tokens=3_000_000,
+            model_batch=4_096,
+            model_lr=4e-3,
+            d_sae={"A/0": 128, "A/1": 1_024, "A/2": 4_096, "B/1": 1_024},
+            n_activations={"A/0": 1_000_000, "A/1": 1_000_000, "A/2": 500_000, "B/1": 1_000_000},
+            arm_activations=1_000_000,
+            sae_batch=1_024,
+            sae_lr=1e-3,
+            l1_coeff=4e-3,
+            analysis_tokens=100_000,
+            bf16=False,
+        ),
+        Scale(
+            name="laptop",
+            corpus="book/recipes/real.toml",
+            corpus_tokens=24_000_000,
+            validation_tokens=1_000_000,
+            tokenizer_bytes=40_000_000,
+            **_PAPER_GEOMETRY,
+            n_ctx=256,
+            model_tokens=24_000_000,
+            model_batch=8_192,
+            model_lr=3e-3,
+            d_sae=_WIDTHS,
+            n_activations={"A/0": 12_000_000, "A/1": 12_000_000, "A/2": 4_000_000, "B/1": 12_000_000},
+            arm_activations=3_000_000,
+            sae_batch=2_048,
+            sae_lr=5e-4,
+            l1_coeff=1.2e-3,
+            analysis_tokens=500_000,
+            bf16=True,
+        ),
+        Scale(
+            name="colab",
+            corpus=PILE,
+            corpus_tokens=300_000_000,
+            validation_tokens=5_000_000,
+            tokenizer_bytes=100_000_000,
+            **_PAPER_GEOMETRY,
+            n_ctx=512,
+            model_tokens=600_000_000,
+            model_batch=65_536,
+            model_lr=2e-3,
+            d_sae=_WIDTHS,
+            n_activations={"A/0": 200_000_000, "A/1": 200_000_000, "A/2": 100_000_000, "B/1": 200_000_000},
+            arm_activations=50_000_000,
+            sae_batch=8_192,
+            sae_lr=3e-4,
+            l1_coeff=1.2e-3,
+            analysis_tokens=2_000_000,
+            bf16=True,
+        ),
+        Scale(
+            name="paper",
+            corpus=PILE,
+            corpus_tokens=100_000_000_000,
+            validation_tokens=100_000_000,
+            tokenizer_bytes=1_000_000_000,
+            **_PAPER_GEOMETRY,
+            n_ctx=1_024,
+            model_tokens=100_000_000_000,
+            model_batch=524_288,
+            model_lr=1e-3,
+            d_sae=_WIDTHS,
+            n_activations=dict.fromkeys(_WIDTHS, 8_192_000_000),
+            arm_activations=8_192_000_000,
+            sae_batch=8_192,
+            sae_lr=1e-4,
+            l1_coeff=4e-3,
+            analysis_tokens=100_000_000,
+            bf16=True,
+        ),
+    )
+}
+
+
+def scale(name: str) -> Scale:
+    """The preset of a name.
+
+    Raises:
+        BookError: there is none; the message lists those there are.
+    """
+    if name not in SCALES:
+        raise BookError(f"SCALE={name} is unknown; choose one of {', '.join(SCALES)}")
+    return SCALES[name]

@@ -1,0 +1,111 @@
+"""Files that are either whole or not there: atomic writes, hashes, JSON and safetensors."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_lib.errors import BookError
+
+
+def project_root() -> Path:
+    """The nearest folder upward from the working directory that holds the book, else that directory itself."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        # The build keeps a copy of the book below the project; only the project has the package's metadata.
+        if (folder / "_config.yml").is_file() and (folder / "pyproject.toml").is_file():
+            return folder
+    return here
+
+
+def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> None:
+    """Write a file aside and rename it, so that a reader finds the old file or the new one and never half of one.
+
+    Args:
+        path: where the file shall be; missing folders are made.
+        content: bytes, text (UTF-8), or a function that writes to the path it is given.
+
+    Raises:
+        BookError: the disk refused (full, read-only, no permission); what stood at `path` is untouched.
+    """
+    path = Path(path)
+    aside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        aside = Path(name)
+        if callable(content):
+            content(aside)
+        else:
+            aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        with open(aside, "rb") as written:
+            os.fsync(written.fileno())
+        aside.chmod(0o644)
+        aside.replace(path)
+    except OSError as error:
+        raise BookError(
+            f"could not write {path}: {error.strerror or error}. What was there before is unchanged; "
+            "free some space or choose another folder, then run the same command again"
+        ) from error
+    finally:
+        if aside is not None:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Twelve hexadecimal digits that change when a JSON-like value changes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, or say which file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BookError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BookError(f"{path} is damaged: it is no JSON ({error}). Delete it and run the same command again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as one safetensors file, atomically; `metadata` is a flat table of strings."""
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(contiguous, metadata=dict(metadata or {})))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file.
+
+    Raises:
+        BookError: the file is missing, cut short, or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise BookError(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BookError(f"{path} is damaged or is no safetensors file ({error}). Delete its folder and run the same command again") from None
