@@ -13,7 +13,6 @@ Source: Bricken et al. 2023, appendix "Neuron Resampling".
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,8 +35,8 @@ class ResamplingSchedule:
     """A feature is dead that has not fired in so many steps."""
     n_inputs: int = 819_200
     """Random inputs on which the loss is computed."""
-    method: Literal["paper", "naive", "none"] = "paper"
-    """The paper's rule, a fresh Kaiming draw for each dead feature, or nothing."""
+    method: str = "paper"
+    """'paper' for its rule, 'naive' for a fresh Kaiming draw, or 'none'."""
 
     def __post_init__(self) -> None:
         if self.method not in ("paper", "naive", "none"):
@@ -75,7 +74,7 @@ def input_losses(sae: SparseAutoencoder, x: Float[Tensor, "batch d_in"]) -> Floa
 
 
 def draw_inputs(
-    sae: SparseAutoencoder, batches: Iterable[Float[Tensor, "batch d_in"]], n: int, generator: torch.Generator
+    sae: SparseAutoencoder, batches: Iterable[Float[Tensor, "_ d_in"]], n: int, generator: torch.Generator
 ) -> Float[Tensor, "n d_in"]:
     """Draw n inputs with probability proportional to their squared loss, in one pass and without holding them all.
 
@@ -161,8 +160,8 @@ def resample_dead_features(
     sae: SparseAutoencoder,
     optimizer: torch.optim.Optimizer,
     dead: Bool[Tensor, " d_sae"],
-    batches: Iterable[Float[Tensor, "batch d_in"]],
-    method: Literal["paper", "naive"],
+    batches: Iterable[Float[Tensor, "_ d_in"]],
+    method: str,
     generator: torch.Generator,
 ) -> int:
     """Carry out one resampling and return how many features it changed.

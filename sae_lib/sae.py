@@ -12,7 +12,7 @@ Source: Bricken et al. 2023, "Sparse Autoencoder Setup" and the appendix "Advice
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class SAEConfig:
     """Number of features (512 to 131,072 in the paper)."""
     l1_coeff: float
     """Weight of the L1 term, in the units that `mse` sets."""
-    mse: Literal["mean", "sum"] = "mean"
+    mse: str = "mean"
     """Whether the squared error is averaged over the elements of x (the paper's text) or summed (its formula)."""
 
     def __post_init__(self) -> None:

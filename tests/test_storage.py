@@ -1,0 +1,70 @@
+import errno
+
+import pytest
+import torch
+
+from sae_lib.errors import BookError
+from sae_lib.storage import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomic, write_json
+
+
+def test_write_atomic_replaces_the_whole_file(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_atomic(path, "old")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "file.txt"
+    write_atomic(path, "old")
+
+    def fill(aside):
+        aside.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(BookError, match=r"file\.txt: No space left"):
+        write_atomic(path, fill)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_fingerprint_ignores_order_and_sees_values():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert len(fingerprint([])) == 12
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}"])
+def test_damaged_json_is_named(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(BookError, match=r"x\.json is damaged"):
+        read_json(tmp_path / "x.json")
+
+
+def test_missing_json_is_named(tmp_path):
+    with pytest.raises(BookError, match=r"x\.json is missing"):
+        read_json(tmp_path / "x.json")
+
+
+def test_tensors_and_json_come_back(tmp_path):
+    save_tensors(tmp_path / "t.safetensors", {"a": torch.arange(6).view(2, 3).T}, {"k": "v"})
+    tensors, meta = load_tensors(tmp_path / "t.safetensors")
+    assert torch.equal(tensors["a"], torch.arange(6).view(2, 3).T) and meta == {"k": "v"}
+    write_json(tmp_path / "j.json", {"é": [1]})
+    assert read_json(tmp_path / "j.json") == {"é": [1]}
+    assert len(sha256_of(tmp_path / "j.json")) == 64
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+def test_tensors_cut_short_are_named(tmp_path, kept):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.zeros(100)})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BookError, match=r"t\.safetensors is damaged"):
+        load_tensors(path)
+
+
+def test_missing_tensors_are_named(tmp_path):
+    with pytest.raises(BookError, match="missing"):
+        load_tensors(tmp_path / "t.safetensors")
