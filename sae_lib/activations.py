@@ -5,6 +5,7 @@ through the model up to the hook, all their activations are shuffled together, a
 Every order is a function of the seed and the block's number alone, so batch number n can be had again at any time.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from sae_lib.transformer import OneLayerTransformer
 
 def seeded(*numbers: int) -> torch.Generator:
     """A CPU generator whose stream is a function of all the given numbers."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 class ContextOrder:
@@ -133,7 +135,9 @@ def save_activations(stream: ActivationStream, folder: Path, n_batches: int) -> 
     """
     for number, batch in enumerate(stream.batches(n_batches)):
         save_tensors(Path(folder) / f"batch-{number:06d}.safetensors", {"activations": batch})
-    write_json(Path(folder) / "activations.json", {"n_batches": n_batches, "batch_size": stream.batch_size, "d_mlp": stream.model.cfg.d_mlp})
+    write_json(
+        Path(folder) / "activations.json", {"n_batches": n_batches, "batch_size": stream.batch_size, "d_mlp": stream.model.cfg.d_mlp}
+    )
 
 
 class StoredActivations:

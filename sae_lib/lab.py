@@ -155,7 +155,7 @@ class Lab:
         return {
             "kind": "model",
             "name": name,
-            "text": {"corpus": self.corpus.fingerprint, "shards": fingerprint(self.shards.meta)},
+            "text": {key: self.shards.meta[key] for key in ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")},
             "geometry": asdict(self._geometry),
             "training": asdict(self._model_recipe(name)),
         }

@@ -1,11 +1,11 @@
 """Run folders: what was trained, from what, by which machine, and whether the files are still whole.
 
-    runs/<name>-<fingerprint of the config>/
-        config.json            everything that decides the result
-        log.jsonl              the training curve, one row a line
-        weights.safetensors    the result
-        run.json               provenance and the weights' SHA-256; written last, so a folder with it is complete
-        checkpoint.*           while training only
+runs/<name>-<fingerprint of the config>/
+    config.json            everything that decides the result
+    log.jsonl              the training curve, one row a line
+    weights.safetensors    the result
+    run.json               provenance and the weights' SHA-256; written last, so a folder with it is complete
+    checkpoint.*           while training only
 """
 
 import json
@@ -85,7 +85,9 @@ class Run:
         if not weights.is_file():
             raise BookError(f"{weights} is missing; delete the folder {self.folder} and run the same command again")
         if sha256_of(weights) != self.provenance["weights_sha256"]:
-            raise BookError(f"{weights} is not what training wrote (its SHA-256 differs); delete the folder {self.folder} and run the same command again")
+            raise BookError(
+                f"{weights} is not what training wrote (its SHA-256 differs); delete {self.folder} and run the same command again"
+            )
 
     @property
     def config(self) -> dict:
@@ -116,7 +118,9 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
     """
     own = module.state_dict()
     if odd := sorted(set(own) ^ set(tensors)):
-        raise BookError(f"{path} is of another kind of model: {', '.join(odd[:3])} should be in both; choose the file that belongs to this model")
+        raise BookError(
+            f"{path} is of another kind of model: {', '.join(odd[:3])} should be in both; choose the file that belongs to this model"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise BookError(
@@ -198,5 +202,3 @@ def load_or_run(
     )
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return Run(folder)
-
-

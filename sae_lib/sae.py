@@ -148,7 +148,10 @@ class SparseAutoencoder(nn.Module):
 
 
 def kaiming_uniform(rows: int, columns: int, fan_in: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
-    """PyTorch's default for linear layers: uniform within plus or minus 1/sqrt(fan_in)."""
+    """PyTorch's default for linear layers: uniform within plus or minus 1/sqrt(fan_in).
+
+    Source: Bricken et al. 2023, appendix "Advice for Training Sparse Autoencoders" (PyTorch's default initialisation).
+    """
     return torch.empty(rows, columns).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
 
 

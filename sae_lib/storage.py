@@ -106,6 +106,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise BookError(f"{path} is missing")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise BookError(f"{path} is damaged or is no safetensors file ({error}). Delete its folder and run the same command again") from None
+        raise BookError(
+            f"{path} is damaged or is no safetensors file ({error}). Delete its folder and run the same command again"
+        ) from None

@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from sae_lib.errors import BookError
 from sae_lib.resampling import ResamplingSchedule, dead_features, resample_dead_features
 from sae_lib.runs import Checkpoint, load_state
 from sae_lib.sae import SparseAutoencoder, geometric_median
+from sae_lib.step import loss_and_gradients
 from sae_lib.transformer import OneLayerTransformer
 
 LOG_ROWS = 100
@@ -62,7 +63,7 @@ class DictionaryTraining:
     """Adam's learning rate, constant as in the paper."""
     seed: int
     """Seeds the order of the activations and every draw."""
-    resampling: ResamplingSchedule = ResamplingSchedule()
+    resampling: ResamplingSchedule = field(default_factory=ResamplingSchedule)
     """When and how dead features are resampled."""
     n_median: int = 16_384
     """Activations whose geometric median `b_dec` starts from."""
@@ -197,7 +198,7 @@ def train_dictionary(
         checkpoint: resumed from, and written every few minutes.
 
     Yields:
-        Rows with step, n_steps, n_activations, loss, mse, l1 (their means since the last row), l0 (features a token),
+        Rows with step, n_steps, n_activations, loss, mse, l1 (their means since the last row), l0 (of this step's batch),
         dead_share (no firing within the resampling window, or since the start), resampled (features, since the last
         row), and seconds since the last row.
 
@@ -221,28 +222,25 @@ def train_dictionary(
         sample = torch.cat([x.float() for x in stream.batches(-(-recipe.n_median // recipe.batch_size))])[: recipe.n_median]
         sae.b_dec.data.copy_(geometric_median(sample))
     log_every, since = max(1, n_steps // LOG_ROWS), time.monotonic()
-    sums, resampled = torch.zeros(4, device=device), 0
+    sums, resampled = torch.zeros(2, device=device), 0
     for step in range(first + 1, n_steps + 1):
         x = stream.batch(step - 1).to(device)
-        with _autocast(device, recipe.bf16):
-            out = sae(x)
-        out.loss.backward()
+        done = loss_and_gradients(sae, x, recipe.bf16)
         sae.project_decoder_gradient_()
         optimizer.step()
         sae.normalize_decoder_()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            firings = (out.feature_acts > 0).sum(0)
-            last_fired.masked_fill_(firings > 0, step)
-            sums += torch.stack([out.loss, out.mse, out.l1, firings.sum() / len(x)]).float()
+        last_fired.masked_fill_(done.activation_sums > 0, step)
+        sums += torch.stack([done.mse, done.l1])
         if recipe.resampling.is_due(step):
             resampled += _resample(sae, optimizer, last_fired, stream, recipe, step)
         if step % log_every == 0 or step == n_steps:
             n = (step - 1) % log_every + 1
             now = time.monotonic()
-            loss, mse, l1, l0 = (sums / n).tolist()
+            mse, l1 = (sums / n).tolist()
+            loss = mse + sae.cfg.l1_coeff * l1
             _check_finite(loss, step, "dictionary")
             dead = dead_features(last_fired, step, min(step, recipe.resampling.window)).float().mean().item()
+            l0 = done.feature_acts.count_nonzero().item() / len(x)
             rows.append(
                 {"step": step, "n_steps": n_steps, "n_activations": step * recipe.batch_size, "loss": loss, "mse": mse}
                 | {"l1": l1, "l0": l0, "dead_share": dead, "resampled": resampled, "seconds": now - since}

@@ -4,27 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from sae_lib.corpus import TokenSplit
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 torch.set_num_threads(2)
-
-
-class MemoryTokens:
-    """Tokens in memory with the interface of `corpus.TokenSplit`."""
-
-    def __init__(self, tokens: np.ndarray) -> None:
-        self.tokens, self.n_tokens = tokens, len(tokens)
-
-    def n_contexts(self, n_ctx: int) -> int:
-        return self.n_tokens // n_ctx
-
-    def contexts(self, indices, n_ctx: int) -> np.ndarray:
-        rows = self.tokens[: self.n_contexts(n_ctx) * n_ctx].reshape(-1, n_ctx)
-        return rows[np.asarray(indices)].astype(np.int64)
-
-    def unigram_counts(self, d_vocab: int) -> np.ndarray:
-        return np.bincount(self.tokens, minlength=d_vocab)
 
 
 @pytest.fixture
@@ -44,9 +28,11 @@ def sae() -> SparseAutoencoder:
 
 
 @pytest.fixture
-def tokens() -> MemoryTokens:
+def tokens(tmp_path) -> TokenSplit:
     """4,800 tokens with something to learn: each is mostly its predecessor plus one."""
     rng = np.random.default_rng(0)
     jumps = rng.random(4_800) < 0.2
     steps = np.where(jumps, rng.integers(0, 50, 4_800), 1)
-    return MemoryTokens((np.cumsum(steps) % 50).astype(np.uint16))
+    path = tmp_path / "train-00000.bin"
+    (np.cumsum(steps) % 50).astype("<u2").tofile(path)
+    return TokenSplit([path], [4_800])

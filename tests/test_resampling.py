@@ -13,7 +13,8 @@ from sae_lib.sae import SAEConfig, SparseAutoencoder
 def test_the_default_schedule_is_the_papers():
     schedule = ResamplingSchedule()
     assert [step for step in range(1, 200_001) if schedule.is_due(step)] == [25_000, 50_000, 75_000, 100_000]
-    assert schedule.window == 12_500 and schedule.n_inputs == 819_200
+    assert schedule.window == 12_500
+    assert schedule.n_inputs == 819_200
     assert not ResamplingSchedule(method="none").is_due(25_000)
 
 
@@ -114,7 +115,8 @@ def test_a_resampling_changes_the_dead_and_only_them(sae, generator, method):
     before = sae.W_dec.detach().clone()
     n = resampling.resample_dead_features(sae, optimizer, dead, [torch.rand(100, 32)], method, generator)
     changed = (sae.W_dec != before).any(1)
-    assert n == 10 and torch.equal(changed, dead)
+    assert n == 10
+    assert torch.equal(changed, dead)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(64))
     assert (sae.b_enc[dead] == 0).all()
 

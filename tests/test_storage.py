@@ -50,7 +50,8 @@ def test_missing_json_is_named(tmp_path):
 def test_tensors_and_json_come_back(tmp_path):
     save_tensors(tmp_path / "t.safetensors", {"a": torch.arange(6).view(2, 3).T}, {"k": "v"})
     tensors, meta = load_tensors(tmp_path / "t.safetensors")
-    assert torch.equal(tensors["a"], torch.arange(6).view(2, 3).T) and meta == {"k": "v"}
+    assert torch.equal(tensors["a"], torch.arange(6).view(2, 3).T)
+    assert meta == {"k": "v"}
     write_json(tmp_path / "j.json", {"é": [1]})
     assert read_json(tmp_path / "j.json") == {"é": [1]}
     assert len(sha256_of(tmp_path / "j.json")) == 64

@@ -108,7 +108,7 @@ def test_stopping_at_a_hook_gives_its_activation_and_leaves_no_hook(odd_model, r
     for name in (HOOK, "blocks.0.hook_resid_mid", "blocks.0.attn.hook_z", "ln_final.hook_normalized"):
         torch.testing.assert_close(odd_model(rows, stop_at_hook=name), cache[name])
     assert not any(point.fwd_hooks for point in odd_model.hook_dict.values())
-    with pytest.raises(BookError, match="no hook is named 'blocks.9'"):
+    with pytest.raises(BookError, match=r"no hook is named 'blocks\.9'"):
         odd_model(rows, stop_at_hook="blocks.9")
 
 
@@ -127,7 +127,8 @@ def test_a_later_token_never_changes_an_earlier_prediction(odd_model, rows):
 def test_the_seed_makes_the_weights():
     cfg = TransformerConfig(16, 2, 8, 32, 12, 50)
     first, again, other = (OneLayerTransformer(cfg, seed=s).unembed.W_U for s in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_bad_input_is_named(model):

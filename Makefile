@@ -1,0 +1,91 @@
+# Everything the book needs, one verb a line. `make help` lists the verbs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help book train serve check test lint format refresh setup clean
+
+PORT ?= 8000
+BIN := .venv/bin
+STAMP := .venv/.installed
+STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys metadata.language_info.version
+CHAPTERS := $(wildcard chapters/*.ipynb)
+
+# A misspelt variable would be ignored without a word, and the book would run at the wrong scale.
+KNOWN := SCALE CORPUS SEED RUN PORT PYTHON
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(KNOWN) MAKEFLAGS MAKEOVERRIDES .SHELLFLAGS -*,$(GIVEN))
+ifneq ($(strip $(UNKNOWN)),)
+$(error unknown setting: $(strip $(UNKNOWN)). The settings are $(KNOWN))
+endif
+
+# Passed only when given, so that a plain `make book` renders the chapters' own defaults.
+SETTINGS = $(if $(SCALE),--scale "$$SCALE") $(if $(CORPUS),--corpus "$$CORPUS") $(if $(SEED),--seed "$$SEED")
+export SCALE CORPUS SEED RUN
+
+# The virtual environment's own kernel, whatever kernels the user has installed.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## this list
+	@echo "make VERB [SCALE=smoke|laptop|colab|paper] [CORPUS=…] [SEED=…]"; echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+book: $(STAMP) ## run every chapter and render the book into _site/_build/html
+	@$(BIN)/sae-book book $(SETTINGS)
+
+train: $(STAMP) ## train what one run needs: make train RUN=A/1 SCALE=laptop CORPUS=…
+	@$(BIN)/sae-book train "$${RUN:?say which run, for instance RUN=A/1}" $(SETTINGS)
+
+serve: $(STAMP) ## show the built book at http://127.0.0.1:8000 (PORT=… for another port)
+	@test -f _site/_build/html/index.html || { echo "There is no built book yet: run 'make book' first." >&2; exit 1; }
+	@echo "The book is at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)."
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _site/_build/html $(PORT)
+
+check: $(STAMP) ## open every page of the built book in Chromium with the network blocked
+	@test -f _site/_build/html/index.html || { echo "There is no built book yet: run 'make book' first." >&2; exit 1; }
+	@$(BIN)/python -m pytest tests/browser_check.py
+
+test: $(STAMP) ## unit tests, then every chapter against its stored outputs
+	@echo "Unit tests:"
+	@$(BIN)/python -m pytest tests
+	@echo "Chapters against their stored outputs:"
+	@SAE_BOOK_RENDERER=book $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q chapters
+
+lint: $(STAMP) ## style of the code and of the stored notebooks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(STRIP) --verify $(CHAPTERS) || { echo "These notebooks are not normalised: run 'make refresh'." >&2; exit 1; }
+
+format: $(STAMP) ## mend what `make lint` can mend by itself
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+	@$(STRIP) $(CHAPTERS)
+
+refresh: $(STAMP) ## run the chapters in place at their defaults and store the outputs
+	@for chapter in $(CHAPTERS); do \
+		echo "$$chapter"; \
+		SAE_BOOK_RENDERER=book $(BIN)/jupyter execute --inplace --kernel_name=python3 "$$chapter"; \
+		$(STRIP) "$$chapter"; \
+	done
+
+setup: $(STAMP) ## only make .venv and install what is pinned
+
+clean: ## remove the rendered book and the caches; runs/ and .venv stay
+	rm -rf _site .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt requirements-run.txt pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then \
+		for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+			if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+				echo "Making .venv with $$python."; "$$python" -m venv .venv; break; \
+			fi; \
+		done; \
+		test -x $(BIN)/python || { echo "The book needs Python 3.11 or newer; say where it is: make setup PYTHON=/path/to/python3" >&2; exit 1; }; \
+	fi
+	@echo "Installing what requirements.txt pins into .venv (minutes the first time, seconds later)."
+	@$(BIN)/python -m pip install -qq --requirement requirements.txt
+	@$(BIN)/python -m pip install -qq --no-deps --editable .
+	@# TransformerLens 3.9 beside the environment: 4.0 took away HookedTransformer, which the model is also tested against.
+	@$(BIN)/python -m pip install -qq --no-deps --upgrade --target .venv/transformer-lens-3.9 transformer-lens==3.9.0 better-abc==0.0.3
+	@touch $(STAMP)

@@ -1,0 +1,192 @@
+"""From chapters to a book: run every chapter in order, then let Jupyter Book render what they gave.
+
+1. Read the chapters from `_toc.yml`; a missing one, or one that does not declare a parameter it is given, stops the build at once.
+2. Execute each with papermill into `_site/chapters/`. A parameter equal to the chapter's own default is not passed, so that the page shows
+   the chapter as it stands in the repository.
+3. Copy `_config.yml`, `_toc.yml` and `book/` beside them, and render with warnings as errors.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae_lib.errors import BookError
+from sae_lib.storage import project_root
+
+SITE = "_site"
+"""Folder of the executed chapters and of the rendered book, below the project."""
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Chapter(NamedTuple):
+    """One notebook of the table of contents."""
+
+    path: Path
+    """Where the notebook is, absolute."""
+    name: str
+    """As the table of contents has it, for instance `chapters/04_arabic`."""
+    parameters: dict[str, Any]
+    """What the chapter is to be given; only what differs from its own defaults."""
+
+
+def book_pages(root: Path) -> list[str]:
+    """Every page of the book in reading order, the root page first, as `_toc.yml` names them."""
+    import yaml
+
+    path = root / "_toc.yml"
+    if not path.is_file():
+        raise BookError(f"{path} is missing: run the command inside the book's folder")
+    try:
+        toc = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise BookError(f"{path} is no table of contents with a root and parts of chapters ({error!r})".replace("\n", " ")) from None
+
+
+def declared_parameters(path: Path) -> dict[str, Any]:
+    """The names and default values in a notebook's `parameters` cell."""
+    import papermill
+
+    try:
+        found = papermill.inspect_notebook(str(path), parameters={})
+    except Exception as error:
+        raise BookError(f"{path} cannot be read as a notebook ({type(error).__name__}: {error})".replace("\n", " ")) from None
+    try:
+        return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+    except (ValueError, SyntaxError):
+        raise BookError(f"{path}: the parameters cell holds something that is no plain value") from None
+
+
+def plan(root: Path, parameters: Mapping[str, Any]) -> list[Chapter]:
+    """The chapters to run and what to give each.
+
+    Args:
+        root: the book's folder.
+        parameters: values by name; each must be declared in the parameters cell of every chapter.
+
+    Raises:
+        BookError: a chapter is missing, or does not declare a parameter (it or the caller misspelt it).
+    """
+    chapters = []
+    for name in (page for page in book_pages(root) if page.startswith("chapters/")):
+        path = root / f"{name}.ipynb"
+        if not path.is_file():
+            raise BookError(f"{path} is missing, though _toc.yml lists it")
+        declared = declared_parameters(path)
+        unknown = sorted(set(parameters) - set(declared))
+        if unknown:
+            raise BookError(f"{name}.ipynb has no parameter {unknown[0]}; its parameters are {', '.join(declared) or 'none'}")
+        chapters.append(Chapter(path, name, {key: value for key, value in parameters.items() if declared[key] != value}))
+    if not chapters:
+        raise BookError(f"{root / '_toc.yml'} lists no chapter")
+    return chapters
+
+
+def failing_line(traceback: list[str]) -> str:
+    """The line of the cell that a traceback points at, or nothing."""
+    pointed = re.search(r"^-+>\s*\d+\s*(.*)$", ANSI.sub("", "\n".join(traceback)), re.MULTILINE)
+    return pointed.group(1).strip() if pointed else ""
+
+
+def run_chapter(chapter: Chapter, output: Path) -> None:
+    """Execute one chapter, in its own folder, into another notebook.
+
+    Raises:
+        BookError: a cell failed; the message has the chapter, the cell counted from 1 in the stored notebook, the line and the error.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(chapter.path),
+            str(output),
+            parameters=chapter.parameters,
+            kernel_name="python3",
+            cwd=str(chapter.path.parent),
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            # The bars of a training run are for whoever watches the terminal.
+            stderr_file=sys.stderr if sys.stderr.isatty() else None,
+            # Otherwise every kernel warns that other users of the machine could listen in.
+            config=Config(KernelManager={"transport_encryption": "auto"}),
+        )
+    except PapermillExecutionError as error:
+        # The cell that papermill adds for parameters counts before every later cell.
+        cell = error.cell_index + (0 if chapter.parameters else 1)
+        line = failing_line(error.traceback)
+        raise BookError(
+            f"{chapter.name}.ipynb, cell {cell}" + (f", line `{line}`" if line else "") + f": {error.ename}: {error.evalue}"
+        ) from None
+
+
+def seconds_table(seconds: Mapping[str, float]) -> str:
+    """Wall time by step, as aligned text with a total."""
+    rows = [*seconds.items(), ("together", sum(seconds.values()))]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value:8.1f} s" for name, value in rows)
+
+
+def render(root: Path, site: Path) -> Path:
+    """Render the executed chapters and the pages of `book/`; a warning is an error.
+
+    Returns:
+        The folder of the HTML pages.
+    """
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(root / name, site / name)
+    for stale in ("book", "_build"):
+        shutil.rmtree(site / stale, ignore_errors=True)
+    shutil.copytree(root / "book", site / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    program = Path(sys.executable).with_name("jupyter-book")
+    if not program.is_file():
+        raise BookError("jupyter-book is not installed beside this Python: run `make book`, which installs what the book needs")
+    done = subprocess.run([str(program), "build", str(site), "-W", "-n", "--keep-going", "-q"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = [
+            line for line in ANSI.sub("", done.stdout + done.stderr).splitlines() if re.search("WARNING|ERROR|CRITICAL|Exception", line)
+        ]
+        raise BookError("the pages do not render:\n" + "\n".join(said or (done.stdout + done.stderr).splitlines()[-20:]))
+    return site / "_build" / "html"
+
+
+def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = None) -> Path:
+    """Run every chapter, render the book, and say how long each step took.
+
+    Args:
+        parameters: values for the chapters' parameters cells, for instance `{"SCALE": "smoke"}`; nothing means the chapters' own defaults.
+        root: the book's folder; found from the working directory when not given.
+
+    Returns:
+        The first page.
+
+    Raises:
+        BookError: nothing ran, a chapter failed, or the pages do not render; the message says which and where.
+    """
+    root = root or project_root()
+    chapters = plan(root, parameters or {})
+    site = root / SITE
+    shutil.rmtree(site / "chapters", ignore_errors=True)
+    os.environ["SAE_BOOK_RENDERER"] = "book"
+    seconds: dict[str, float] = {}
+    for number, chapter in enumerate(chapters, start=1):
+        print(f"[{number}/{len(chapters)}] {chapter.name}", flush=True)
+        started = time.perf_counter()
+        run_chapter(chapter, site / f"{chapter.name}.ipynb")
+        seconds[chapter.name] = time.perf_counter() - started
+    print("Rendering the pages.", flush=True)
+    started = time.perf_counter()
+    html = render(root, site)
+    seconds["rendering"] = time.perf_counter() - started
+    print(seconds_table(seconds))
+    return html / "index.html"

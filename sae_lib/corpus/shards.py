@@ -1,0 +1,251 @@
+"""Token shards: a corpus as memory-mapped token ids, with a small JSON beside them that says what they are."""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Int64, Integer
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from sae_lib.corpus.documents import file_edges
+from sae_lib.corpus.mixing import mixture
+from sae_lib.corpus.recipe import VALIDATION_SHARE, Corpus
+from sae_lib.corpus.tokenizer import MAX_VOCAB, tokenizer_sha256
+from sae_lib.errors import BookError
+from sae_lib.storage import read_json, write_json
+
+FORMAT = 1
+META = "shards.json"
+SHARD_TOKENS = 2**26
+"""Tokens in one file (128 MiB)."""
+COUNT_TOKENS = 2**24
+"""Tokens counted at a time."""
+TokenId = np.dtype("<u2")
+
+
+class TokenSplit:
+    """One side of the text, as memory-mapped files of token ids."""
+
+    def __init__(self, files: Sequence[Path], n_tokens: Sequence[int]) -> None:
+        self.files = list(files)
+        self._maps = [np.memmap(path, TokenId, mode="r", shape=(n,)) for path, n in zip(files, n_tokens, strict=True)]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all files together."""
+        return sum(len(tokens) for tokens in self._maps)
+
+    def n_contexts(self, n_ctx: int) -> int:
+        """How many contexts of `n_ctx` tokens there are; they do not overlap and never cross a file."""
+        return sum(len(tokens) // n_ctx for tokens in self._maps)
+
+    def contexts(self, indices: Integer[np.ndarray, "batch"] | Sequence[int], n_ctx: int) -> Int64[np.ndarray, "batch n_ctx"]:
+        """Read contexts by number.
+
+        Args:
+            indices: in [0, n_contexts(n_ctx)), in any order.
+            n_ctx: tokens a context.
+
+        Raises:
+            IndexError: an index is out of range.
+        """
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        ends = np.cumsum([len(tokens) // n_ctx for tokens in self._maps])
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= ends[-1]):
+            raise IndexError(f"contexts run from 0 to {ends[-1] - 1}; {wanted.min()} to {wanted.max()} were asked for")
+        out = np.empty((len(wanted), n_ctx), dtype=np.int64)
+        which = np.searchsorted(ends, wanted, side="right")
+        for i in np.unique(which):
+            rows = np.nonzero(which == i)[0]
+            n = len(self._maps[i]) // n_ctx
+            out[rows] = self._maps[i][: n * n_ctx].reshape(n, n_ctx)[wanted[rows] - (ends[i] - n)]
+        return out
+
+    def unigram_counts(self, d_vocab: int) -> Int64[np.ndarray, "d_vocab"]:
+        """How often each token id occurs."""
+        counts = np.zeros(d_vocab, dtype=np.int64)
+        for tokens in self._maps:
+            for start in range(0, len(tokens), COUNT_TOKENS):
+                counts += np.bincount(tokens[start : start + COUNT_TOKENS], minlength=d_vocab)
+        return counts
+
+
+class TokenShards:
+    """A folder of token ids; `build_shards` makes one, `TokenShards.open` reads it."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder, self.meta = folder, meta
+
+    @classmethod
+    def open(cls, folder: Path, tokenizer: Tokenizer) -> "TokenShards":
+        """Open a folder of shards and check that it is whole and belongs to this tokenizer.
+
+        Raises:
+            BookError: a file is missing, short or foreign, or the shards were made with another tokenizer.
+        """
+        folder = Path(folder)
+        meta = read_json(folder / META)
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT or not isinstance(meta.get("files"), dict):
+            raise BookError(f"{folder / META} describes no token shards of this version; delete {folder} and run the same command again")
+        if meta.get("tokenizer_sha256") != tokenizer_sha256(tokenizer):
+            raise BookError(f"{folder} was made with another tokenizer; delete it, or use the tokenizer it was made with")
+        for name, edges in meta["files"].items():
+            path = folder / name
+            if not path.is_file():
+                raise BookError(f"{path} is missing; delete {folder} and run the same command again")
+            size, digest = file_edges(path)
+            if size != edges[0]:
+                problem = "cut short" if size < edges[0] else "too long"
+                raise BookError(f"{path} is {problem} ({size} bytes instead of {edges[0]}); delete {folder} and run the same command again")
+            if digest != edges[1]:
+                raise BookError(f"{path} is another file than the one that was written; delete {folder} and run the same command again")
+        return cls(folder, meta)
+
+    @cached_property
+    def train(self) -> TokenSplit:
+        """The training side."""
+        return self._split("train")
+
+    @cached_property
+    def validation(self) -> TokenSplit:
+        """The held-out side."""
+        return self._split("validation")
+
+    def _split(self, name: str) -> TokenSplit:
+        files = {file: edges for file, edges in self.meta["files"].items() if file.startswith(f"{name}-")}
+        return TokenSplit([self.folder / file for file in files], [edges[0] // TokenId.itemsize for edges in files.values()])
+
+
+def build_shards(
+    corpus: Corpus, tokenizer: Tokenizer, folder: Path, n_tokens: int, validation_tokens: int, seed: int = 0, progress: bool = True
+) -> TokenShards:
+    """Tokenise a corpus, mixed by weight, into a folder; a finished folder of the same making is used as it is.
+
+    The separator stands before each piece of a document. The folder is written aside and renamed, so what stood there
+    before stays until the new one is whole. The same arguments give the same bytes.
+
+    Args:
+        corpus: the text.
+        tokenizer: of at most 65,536 entries.
+        folder: where the shards shall be.
+        n_tokens: tokens to train on.
+        validation_tokens: tokens held out.
+        seed: of the order of the documents.
+        progress: show a bar on stderr.
+
+    Raises:
+        BookError: the text cannot be read, the disk refused, or `folder` holds something else.
+    """
+    folder = Path(folder)
+    if tokenizer.get_vocab_size() > MAX_VOCAB:
+        raise BookError(f"a vocabulary of {tokenizer.get_vocab_size()} does not fit tokens of two bytes; use at most {MAX_VOCAB}")
+    if n_tokens < 1 or validation_tokens < 1:
+        raise BookError(f"shards need tokens on both sides; {n_tokens} and {validation_tokens} were asked for")
+    asked = {
+        "format": FORMAT,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "corpus": corpus.spec,
+        "corpus_fingerprint": corpus.fingerprint,
+        "seed": seed,
+        "n_tokens": n_tokens,
+        "validation_tokens": validation_tokens,
+    }
+    if (folder / META).is_file():
+        found = read_json(folder / META)
+        if isinstance(found, dict) and {key: found.get(key) for key in asked} == asked:
+            return TokenShards.open(folder, tokenizer)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BookError(f"{folder} holds something that is no token shards; choose another folder")
+    _write_folder(folder, lambda aside: _fill(aside, corpus, tokenizer, asked, progress))
+    return TokenShards.open(folder, tokenizer)
+
+
+def _write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    aside = old = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+        fill(aside)
+        aside.chmod(0o755)
+        if folder.exists():
+            old = aside.with_name(f"{aside.name}.old.part")
+            folder.rename(old)
+        aside.rename(folder)
+    except OSError as error:
+        raise BookError(
+            f"could not write {folder}: {error.strerror or error}. What was there before is unchanged; "
+            "free some space or choose another folder, then run the same command again"
+        ) from error
+    finally:
+        if old is not None and not folder.exists():
+            old.rename(folder)
+            old = None
+        for leftover in (aside, old):
+            if leftover is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, asked: dict[str, Any], progress: bool) -> None:
+    def encode(pieces: list[str]) -> list[np.ndarray]:
+        return [np.array([0, *encoding.ids], dtype=TokenId) for encoding in tokenizer.encode_batch_fast(pieces, add_special_tokens=False)]
+
+    meta = asked | {"validation_share": VALIDATION_SHARE, "shares": {s.name: s.weight for s in corpus.strata}, "strata": {}, "files": {}}
+    for split, n_tokens in (("validation", asked["validation_tokens"]), ("train", asked["n_tokens"])):
+        counts: dict[str, Counter] = {stratum.name: Counter(tokens=0, documents=0, epochs=0) for stratum in corpus.strata}
+        n_left = n_tokens
+        with (
+            _ShardWriter(folder, split) as writer,
+            tqdm(total=n_tokens, desc=split, unit="token", unit_scale=True, disable=not progress) as bar,
+        ):
+            for drawn in mixture(corpus, split, encode, n_tokens, asked["seed"]):
+                tokens = drawn.encoded[:n_left]
+                writer.append(tokens)
+                n_left -= len(tokens)
+                bar.update(len(tokens))
+                count = counts[drawn.stratum]
+                count["tokens"] += len(tokens)
+                count["documents"] += drawn.piece.is_first
+                count["epochs"] = drawn.piece.epoch
+        meta["strata"][split] = {name: dict(count) for name, count in counts.items()}
+        meta["files"] |= {path.name: file_edges(path) for path in writer.files}
+    meta["sources"] = corpus.facts()
+    meta["skipped"] = {stratum.name: skipped for stratum in corpus.strata if (skipped := corpus.skipped(stratum.name))["n"]}
+    write_json(folder / META, meta)
+
+
+class _ShardWriter:
+    """Appends token ids to files of at most `SHARD_TOKENS` each."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.folder, self.split = folder, split
+        self.files: list[Path] = []
+        self._file: BinaryIO | None = None
+        self._n = 0
+
+    def __enter__(self) -> "_ShardWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def append(self, tokens: np.ndarray) -> None:
+        while len(tokens):
+            if self._file is None or self._n == SHARD_TOKENS:
+                self.__exit__()
+                self.files.append(self.folder / f"{self.split}-{len(self.files):05d}.bin")
+                self._file, self._n = open(self.files[-1], "wb"), 0  # noqa: SIM115 (closed in __exit__)
+            n = min(len(tokens), SHARD_TOKENS - self._n)
+            _write(self._file, tokens[:n].tobytes())
+            self._n += n
+            tokens = tokens[n:]
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)

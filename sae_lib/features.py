@@ -1,0 +1,400 @@
+"""One feature or neuron at a time: what it correlates with, when it fires, what it writes, where it is strongest.
+
+Source: Bricken et al. 2023, "Detailed Investigations of Individual Features".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from sae_lib.errors import BookError
+from sae_lib.metrics import check_fits, context_batches
+from sae_lib.proxies import TokenTable
+from sae_lib.sae import SparseAutoencoder
+from sae_lib.transformer import OneLayerTransformer
+
+Kind = Literal["feature", "neuron"]
+
+
+class Moments:
+    """Running sums of the columns of an activation matrix, enough for their means and deviations.
+
+    Batch sums are float32, their totals float64.
+
+    Args:
+        width: number of columns.
+        device: where the sums are kept.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.n_tokens = 0
+        self.total = torch.zeros(width, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(width, dtype=torch.float64, device=device)
+
+    def add(self, acts: Float[Tensor, "token width"]) -> None:
+        """Count one more batch."""
+        self.n_tokens += len(acts)
+        self.total += acts.sum(0)
+        self.squares += acts.square().sum(0)
+
+    @property
+    def mean(self) -> Float[Tensor, " width"]:
+        """Mean of each column."""
+        return self.total / self.n_tokens
+
+    @property
+    def deviation(self) -> Float[Tensor, " width"]:
+        """Standard deviation of each column; nan where it does not vary, since no correlation is defined there."""
+        square = self.squares / self.n_tokens
+        variance = square - self.mean.square()
+        # A constant column's variance is rounding, not zero.
+        return torch.where(variance > 1e-6 * square, variance.clamp_min(0).sqrt(), torch.nan)
+
+
+@torch.inference_mode()
+def correlations(
+    model: OneLayerTransformer,
+    sae: SparseAutoencoder,
+    tokens: Int[Tensor, "context pos"],
+    targets: Mapping[str, Shaped[np.ndarray, "..."]],
+    batch_contexts: int | None = None,
+) -> pd.DataFrame:
+    """Pearson correlation of every feature and every neuron with every target, in one pass over the tokens.
+
+    Args:
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary.
+        tokens: token ids.
+        targets: one value a token under each name, such as a proxy's ratio or `in_class`; the shape of `tokens`.
+        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+
+    Returns:
+        One row for each kind ("feature" or "neuron"), index and target; `pearson` in [-1, 1], nan where the
+        activation or the target does not vary on these tokens.
+
+    Raises:
+        BookError: a target has another shape than the tokens or holds a value that is not finite.
+
+    Source: Bricken et al. 2023, "Detailed Investigations of Individual Features" (activations against proxies).
+    """
+    check_fits(model, sae)
+    width = {"feature": sae.W_dec.shape[0], "neuron": model.W_out.shape[0]}
+    batches = context_batches(tokens, max(width.values()), batch_contexts)
+    names, standard = list(targets), _standardised(tokens, targets)
+    moments = {kind: Moments(n, model.device) for kind, n in width.items()}
+    products = {kind: torch.zeros(n, len(names), dtype=torch.float64, device=model.device) for kind, n in width.items()}
+    for rows in batches:
+        x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
+        y = standard[rows].flatten(0, 1).to(model.device)
+        for kind, acts in (("feature", sae.encode(x)), ("neuron", x)):
+            moments[kind].add(acts)
+            products[kind] += acts.T @ y
+
+    tables = []
+    for kind, n in width.items():
+        # The targets have mean 0 and deviation 1 over all tokens, so the product alone carries the correlation.
+        pearson = products[kind] / (moments[kind].n_tokens * moments[kind].deviation[:, None])
+        rows = {"kind": kind, "index": np.repeat(np.arange(n), len(names)), "target": names * n}
+        tables.append(pd.DataFrame(rows | {"pearson": pearson.clamp(-1, 1).flatten().cpu().numpy()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def best(table: pd.DataFrame, target: str, kind: Kind) -> tuple[int, float]:
+    """The feature or neuron with the largest correlation with a target.
+
+    Args:
+        table: what `correlations` returned.
+        target: a target's name.
+        kind: "feature" or "neuron".
+
+    Returns:
+        Its index and its Pearson correlation.
+
+    Raises:
+        BookError: nothing of that kind has a correlation with that target.
+    """
+    rows = table[(table["target"] == target) & (table["kind"] == kind)].dropna(subset="pearson")
+    if rows.empty:
+        known = ", ".join(sorted(set(table["target"])))
+        raise BookError(
+            f"no {kind} has a correlation with {target!r}: it is not among the targets ({known}), "
+            "or it never varies on these tokens; take another target or more tokens"
+        )
+    row = rows.loc[rows["pearson"].idxmax()]
+    return int(row["index"]), float(row["pearson"])
+
+
+@torch.inference_mode()
+def activations_of(
+    model: OneLayerTransformer,
+    sae: SparseAutoencoder,
+    tokens: Int[Tensor, "context pos"],
+    features: Sequence[int],
+    batch_contexts: int | None = None,
+) -> Float[np.ndarray, "context pos feature"]:
+    """Activations of a few features at every token.
+
+    Args:
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary.
+        tokens: token ids.
+        features: indices of the features, in the order wanted.
+        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+
+    Returns:
+        float32 activations, non-negative.
+
+    Raises:
+        BookError: a feature is not in the dictionary.
+    """
+    check_fits(model, sae)
+    columns = _columns(features, sae.W_dec.shape[0], "feature").to(model.device)
+    found = np.empty((*tokens.shape, len(columns)), np.float32)
+    for rows in context_batches(tokens, sae.W_dec.shape[0], batch_contexts):
+        x = model.begin(tokens[rows].to(model.device))[1]
+        found[rows] = encode_columns(sae, x, columns).float().cpu().numpy()
+    return found
+
+
+@torch.inference_mode()
+def neuron_activations(
+    model: OneLayerTransformer,
+    tokens: Int[Tensor, "context pos"],
+    neurons: Sequence[int],
+    batch_contexts: int | None = None,
+) -> Float[np.ndarray, "context pos neuron"]:
+    """Activations of a few MLP neurons at every token.
+
+    Args:
+        model: the model.
+        tokens: token ids.
+        neurons: indices of the neurons, in the order wanted.
+        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+
+    Returns:
+        float32 activations, non-negative.
+
+    Raises:
+        BookError: a neuron is not in the model.
+    """
+    columns = _columns(neurons, model.W_out.shape[0], "neuron").to(model.device)
+    found = np.empty((*tokens.shape, len(columns)), np.float32)
+    for rows in context_batches(tokens, model.W_out.shape[0], batch_contexts):
+        found[rows] = model.begin(tokens[rows].to(model.device))[1][..., columns].float().cpu().numpy()
+    return found
+
+
+def encode_columns(sae: SparseAutoencoder, x: Float[Tensor, "... d_in"], features: Int[Tensor, " feature"]) -> Float[Tensor, "... feature"]:
+    """Activations of some features only.
+
+        f_i = ReLU((x - b_dec) @ W_enc[:, i] + b_enc[i])
+
+    The paper's encoder computes each feature alone, so the others cost nothing; a dictionary with its own
+    `encode` may let features compete, and is asked for all of them.
+    """
+    if type(sae).encode is not SparseAutoencoder.encode:
+        return sae.encode(x)[..., features]
+    return torch.relu((x - sae.b_dec) @ sae.W_enc[:, features] + sae.b_enc[features])
+
+
+def activation_histogram(acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.ndarray, "*tokens"], n_bins: int = 40) -> pd.DataFrame:
+    """Histogram of a feature's non-zero activations, and how much of each bin a class accounts for.
+
+    Args:
+        acts: activations of one feature or neuron.
+        in_class: which tokens belong.
+        n_bins: bins of equal width from 0 to the largest activation.
+
+    Returns:
+        One row a bin: `left`, `right` (activation units), `count` of active tokens, `n_in_class` of them,
+        `share_in_class` (nan in an empty bin), and `mass` and `mass_in_class`, the same two weighted by
+        activation (the paper's expected-value plot). All counts are 0 if it never fires.
+
+    Source: Bricken et al. 2023, "Activation Specificity" (coloured histogram and expected value).
+    """
+    if n_bins < 1:
+        raise BookError(f"a histogram of {n_bins} bins cannot be drawn; ask for at least 1")
+    active = acts > 0
+    values, member = acts[active].astype(np.float64), in_class[active]
+    edges = np.linspace(0, values.max() if values.size else 1.0, n_bins + 1)
+    # Intervals (left, right], so that the largest activation is in the last one.
+    bin_of = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, n_bins - 1)
+
+    def tally(chosen: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(bin_of[chosen], None if weight is None else weight[chosen], minlength=n_bins)
+
+    everything = np.ones(values.shape, bool)
+    count, n_in_class = tally(everything), tally(member)
+    return pd.DataFrame(
+        {
+            "left": edges[:-1],
+            "right": edges[1:],
+            "count": count,
+            "n_in_class": n_in_class,
+            "share_in_class": np.where(count > 0, n_in_class / np.maximum(count, 1), np.nan),
+            "mass": tally(everything, values),
+            "mass_in_class": tally(member, values),
+        }
+    )
+
+
+def specificity_by_interval(
+    acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.ndarray, "*tokens"], n_intervals: int = 11
+) -> pd.DataFrame:
+    """Share of a feature's active tokens that belong to a class, in equal intervals of its activation.
+
+    Args:
+        acts: activations of one feature or neuron.
+        in_class: which tokens belong.
+        n_intervals: intervals from 0 to the largest activation.
+
+    Returns:
+        One row an interval, weakest first: `interval`, `left`, `right` (activation units), `count`, `n_in_class`,
+        `specificity` (nan where nothing fell).
+
+    Source: Bricken et al. 2023 (11 equal intervals from 0 to the largest activation).
+    """
+    table = activation_histogram(acts, in_class, n_intervals)
+    table.insert(0, "interval", np.arange(n_intervals))
+    return table.rename(columns={"share_in_class": "specificity"}).drop(columns=["mass", "mass_in_class"])
+
+
+def specificity(
+    acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.ndarray, "*tokens"], above: float = 0.0, weighted: bool = False
+) -> float:
+    """Share of a feature's active tokens that belong to a class.
+
+        sum over tokens with act > above of w * [in class]  /  sum over the same tokens of w
+
+    Args:
+        acts: activations of one feature or neuron.
+        in_class: which tokens belong.
+        above: count only activations above this.
+        weighted: weigh each token by its activation (w = act, the expected value) instead of w = 1.
+
+    Returns:
+        A value in [0, 1]; nan if nothing is that active.
+
+    Source: Bricken et al. 2023, "Activation Specificity" (81% of the tokens that activate A/1/3450 are Arabic).
+    """
+    active = acts > above
+    if not active.any():
+        return float("nan")
+    return float(np.average(in_class[active], weights=acts[active].astype(np.float64) if weighted else None))
+
+
+@torch.inference_mode()
+def logit_weights(
+    model: OneLayerTransformer,
+    sae: SparseAutoencoder,
+    feature: int,
+    unigram_counts: Int[np.ndarray, " d_vocab"] | None = None,
+    min_count: int = 10,
+) -> pd.Series:
+    """What one feature adds to the logit of every token, through the MLP's output alone.
+
+        v = (W_dec[i] @ W_out - its mean) * ln_final.w @ W_U,   shifted so that its median is 0
+
+    Args:
+        model: the model.
+        sae: the dictionary.
+        feature: index of the feature.
+        unigram_counts: occurrences of each token id; if given, tokens below `min_count` are dropped first.
+        min_count: fewest occurrences a token needs.
+
+    Returns:
+        Weights indexed by token id, in logits per unit of activation (up to the scale of the final LayerNorm,
+        which is left out).
+
+    Raises:
+        BookError: the feature is not in the dictionary, or no token is common enough.
+
+    Source: Bricken et al. 2023, "Feature Downstream Effects" (logit weights, linearised LayerNorm).
+    """
+    check_fits(model, sae)
+    column = _columns([feature], sae.W_dec.shape[0], "feature").to(model.device)
+    weights = pd.Series(logit_matrix(model, sae.W_dec[column])[0].cpu().numpy(), name="logit_weight")
+    if unigram_counts is not None:
+        common = np.asarray(unigram_counts)[: len(weights)] >= min_count
+        if not common.any():
+            raise BookError(f"no token occurs {min_count} times; lower min_count")
+        weights = weights[: len(common)][common]
+    return weights - weights.median()
+
+
+def logit_matrix(model: OneLayerTransformer, directions: Float[Tensor, "direction d_mlp"]) -> Float[Tensor, "direction d_vocab"]:
+    """Logit weights of several directions of the MLP's activations, before the shift of their median."""
+    written = directions @ model.W_out
+    return (written - written.mean(1, keepdim=True)) * model.ln_final.w @ model.W_U
+
+
+def top_examples(
+    acts: Float[np.ndarray, "context pos"],
+    tokens: Int[np.ndarray, "context pos"] | Int[Tensor, "context pos"],
+    table: TokenTable,
+    n: int = 20,
+    context: int = 4,
+) -> pd.DataFrame:
+    """The strongest activations of a feature, each with the tokens around it.
+
+    Taken from the strongest down, ties in order of the text; a token that an earlier example already shows is skipped.
+
+    Args:
+        acts: activations of one feature or neuron.
+        tokens: the token ids they belong to.
+        table: the bytes of the tokens.
+        n: at most so many examples; fewer if it fires more rarely.
+        context: tokens shown on either side.
+
+    Returns:
+        `rank` (from 1), `activation`, `context` and `pos` (where it lies), `tokens` (a list of text and activation pairs).
+
+    Source: Bricken et al. 2023, "Feature visualisation" (4 tokens on each side).
+    Differs: overlapping examples are skipped.
+    """
+    ids = tokens.cpu().numpy() if isinstance(tokens, Tensor) else tokens
+    where = np.flatnonzero(acts > 0)
+    order = where[np.argsort(-acts.ravel()[where], kind="stable")]
+    shown, found = np.zeros(acts.shape, bool), []
+    for row, pos in zip(*np.unravel_index(order, acts.shape), strict=True):
+        if len(found) == n:
+            break
+        if shown[row, pos]:
+            continue
+        window = slice(max(0, pos - context), pos + context + 1)
+        shown[row, window] = True
+        strip = [(table.text(int(token)), float(act)) for token, act in zip(ids[row, window], acts[row, window], strict=True)]
+        found.append((len(found) + 1, float(acts[row, pos]), int(row), int(pos), strip))
+    return pd.DataFrame(found, columns=["rank", "activation", "context", "pos", "tokens"])
+
+
+def _standardised(tokens: Int[Tensor, "context pos"], targets: Mapping[str, np.ndarray]) -> Float[Tensor, "context pos target"]:
+    """The targets side by side, each with mean 0 and deviation 1 over all tokens; nan where one does not vary."""
+    if not targets:
+        raise BookError("there is no target to correlate with; give at least one")
+    columns = []
+    for name, values in targets.items():
+        values = np.asarray(values, dtype=np.float64)
+        if values.shape != tuple(tokens.shape):
+            raise BookError(
+                f"target {name!r} has shape {values.shape} but the tokens have {tuple(tokens.shape)}; compute it on the same tokens"
+            )
+        if not np.isfinite(values).all():
+            raise BookError(f"target {name!r} holds values that are not finite; a correlation needs numbers")
+        deviation = values.std()
+        # Rounding of a constant must not pass for variation.
+        varies = deviation > 1e-9 * np.abs(values).max(initial=0.0)
+        columns.append((values - values.mean()) / deviation if varies else np.full_like(values, np.nan))
+    return torch.from_numpy(np.stack(columns, axis=-1).astype(np.float32))
+
+
+def _columns(indices: Sequence[int], width: int, kind: Kind) -> Int[Tensor, " index"]:
+    for index in indices:
+        if not 0 <= index < width:
+            raise BookError(f"there is no {kind} {index}; they run from 0 to {width - 1}")
+    return torch.tensor(list(indices), dtype=torch.long)

@@ -1,0 +1,135 @@
+"""The runner, on throwaway books of tiny notebooks."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sae_lib import build
+from sae_lib.errors import BookError
+
+PARAMETERS = 'SCALE: str = "smoke"  # size\nSEED: int = 0  # of everything random'
+
+
+def write_chapter(root: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> None:
+    """A notebook with a title, a parameters cell and the given code."""
+    title = nbformat.v4.new_markdown_cell(f"# {name}", id="title")
+    first = nbformat.v4.new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]})
+    rest = [nbformat.v4.new_code_cell(source, id=f"cell-{number}") for number, source in enumerate(cells)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=[title, first, *rest], metadata={"kernelspec": kernel})
+    path = root / "chapters" / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book of two chapters and one page."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "index.md").write_text("# Front page\n\nSee [the first chapter](../chapters/01_one.ipynb).\n")
+    (tmp_path / "_config.yml").write_text('title: tiny\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n')
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nparts:\n- caption: All\n  chapters:\n  - file: chapters/01_one\n  - file: chapters/02_two\n"
+    )
+    write_chapter(tmp_path, "01_one", "print(SCALE, SEED)")
+    write_chapter(tmp_path, "02_two", "print(SEED + 1)")
+    monkeypatch.setenv("SAE_BOOK_RENDERER", "")
+    return tmp_path
+
+
+def executed(root: Path, name: str) -> nbformat.NotebookNode:
+    """The notebook that the runner left for the page."""
+    return nbformat.read(root / "_site" / "chapters" / f"{name}.ipynb", as_version=4)
+
+
+def test_a_book_is_run_and_rendered(book, capsys):
+    page = build.build_book({"SCALE": "smoke", "SEED": 3}, root=book)
+    assert page.is_file()
+    assert "smoke 3" in (book / "_site/_build/html/chapters/01_one.html").read_text()
+    said = capsys.readouterr().out
+    assert "[1/2] chapters/01_one" in said
+    assert "together" in said
+
+
+def test_the_defaults_leave_no_injected_cell(book):
+    for chapter in build.plan(book, {"SCALE": "smoke", "SEED": 0}):
+        assert chapter.parameters == {}
+        build.run_chapter(chapter, book / "_site" / f"{chapter.name}.ipynb")
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed(book, "01_one").cells)
+
+
+def test_the_chapter_runs_in_its_own_folder_and_stays_as_it_was(book):
+    write_chapter(book, "01_one", "from pathlib import Path; print(Path.cwd().name)")
+    before = (book / "chapters" / "01_one.ipynb").read_bytes()
+    build.run_chapter(build.plan(book, {})[0], book / "_site" / "chapters" / "01_one.ipynb")
+    assert executed(book, "01_one").cells[2].outputs[0].text == "chapters\n"
+    assert (book / "chapters" / "01_one.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("parameters", [{}, {"SEED": 7}])
+def test_a_failing_chapter_is_named_with_cell_and_line(book, parameters):
+    write_chapter(book, "02_two", "x = 1", "y = 2\nx / 0  # here\nz = 3")
+    chapter = build.plan(book, parameters)[1]
+    with pytest.raises(BookError) as caught:
+        build.run_chapter(chapter, book / "_site" / "chapters" / "02_two.ipynb")
+    assert str(caught.value) == "chapters/02_two.ipynb, cell 4, line `x / 0  # here`: ZeroDivisionError: division by zero"
+
+
+def test_a_failing_chapter_leaves_the_rendered_book(book):
+    rendered = book / "_site" / "_build" / "html" / "index.html"
+    rendered.parent.mkdir(parents=True)
+    rendered.write_text("the last book")
+    write_chapter(book, "01_one", "raise ValueError('no')")
+    with pytest.raises(BookError, match=r"chapters/01_one\.ipynb, cell 3"):
+        build.build_book(root=book)
+    assert rendered.read_text() == "the last book"
+
+
+def test_a_parameter_that_a_chapter_lacks_is_an_error(book):
+    write_chapter(book, "02_two", parameters='SCLAE: str = "smoke"')
+    with pytest.raises(BookError, match=r"chapters/02_two\.ipynb has no parameter SCALE; its parameters are SCLAE"):
+        build.plan(book, {"SCALE": "smoke"})
+
+
+def test_a_missing_chapter_is_an_error_before_anything_runs(book):
+    (book / "chapters" / "02_two.ipynb").unlink()
+    with pytest.raises(BookError, match=r"02_two\.ipynb is missing"):
+        build.build_book(root=book)
+    assert not (book / "_site").exists()
+
+
+def test_a_damaged_chapter_is_an_error(book):
+    (book / "chapters" / "02_two.ipynb").write_text('{"cells": [')
+    with pytest.raises(BookError, match=r"02_two\.ipynb cannot be read as a notebook"):
+        build.plan(book, {})
+
+
+@pytest.mark.parametrize("text", ["root: book/index\n", "- a\n", "root: [\n"])
+def test_a_damaged_table_of_contents_is_an_error(book, text):
+    (book / "_toc.yml").write_text(text)
+    with pytest.raises(BookError, match=r"_toc\.yml is no table of contents"):
+        build.plan(book, {})
+
+
+def test_outside_a_book_the_reader_is_told(tmp_path):
+    with pytest.raises(BookError, match="inside the book's folder"):
+        build.build_book(root=tmp_path)
+
+
+def test_a_warning_of_the_renderer_is_an_error(book):
+    (book / "book" / "index.md").write_text("# Front page\n\nSee [a page](nowhere.md).\n")
+    with pytest.raises(BookError, match="nowhere"):
+        build.build_book(root=book)
+
+
+def test_the_seconds_add_up():
+    lines = build.seconds_table({"chapters/01_one": 1.25, "rendering": 2.5}).splitlines()
+    assert lines[-1].split() == ["together", "3.8", "s"]
+
+
+def test_the_chapters_are_told_that_they_stand_in_the_book(book):
+    write_chapter(book, "01_one", "import os; print(os.environ['SAE_BOOK_RENDERER'])")
+    build.build_book(root=book)
+    assert json.dumps("book\n") in (book / "_site" / "chapters" / "01_one.ipynb").read_text()

@@ -1,0 +1,131 @@
+"""The claims ledger: whole, and judged by its bands."""
+
+import math
+
+import pytest
+
+from sae_lib import claims
+from sae_lib.claims import ABOVE_ZERO, Band, claim, verdict
+from sae_lib.errors import BookError
+
+MEASURED_NOW = (2, 16, 18, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 34, 35, 43, 44, 45, 46, 47)
+
+# One set of values that meets the criterion, and one that meets the direction only (None: the ledger has no size to miss).
+CASES = {
+    2: (
+        {"represented_sparse": 12, "represented_dense": 5, "top_last": 1},
+        {"represented_sparse": 8, "represented_dense": 5, "top_last": 1},
+    ),
+    16: ({"loss_recovered": 0.79, "l0": 14}, {"loss_recovered": 0.55, "l0": 40}),
+    18: ({"loss_recovered": 0.79, "l0": 14}, {"loss_recovered": 0.79, "l0": 25}),
+    19: ({"dead_share": 0.04, "dead_share_none": 0.5}, {"dead_share": 0.3, "dead_share_none": 0.5}),
+    20: ({"ultralow_share": 0.07}, {"ultralow_share": 0.01}),
+    22: (
+        {"alive_paper": 30, "alive_naive": 20, "alive_none": 10, "loss_none": 2.0, "loss_paper": 1.5},
+        {"alive_paper": 30, "alive_naive": 40, "alive_none": 10, "loss_none": 2.0, "loss_paper": 2.5},
+    ),
+    23: (
+        {"median_cosine": 0.7, "near_decoder_cosine": 0.6, "near_encoder_cosine": 0.4},
+        {"median_cosine": 0.95, "near_decoder_cosine": 0.6, "near_encoder_cosine": 0.4},
+    ),
+    25: ({"log10_p5_a0": -4, "log10_p5_a1": -4.5, "log10_p5_a2": -5}, {"log10_p5_a0": -4, "log10_p5_a1": -5.5, "log10_p5_a2": -5}),
+    26: ({"specificity": 0.8, "specificity_top_third": 0.98}, {"specificity": 0.3, "specificity_top_third": 0.7}),
+    27: ({"rising_intervals": 9, "share_top": 0.9, "share_bottom": 0.2}, {"rising_intervals": 6, "share_top": 0.9, "share_bottom": 0.2}),
+    28: ({"pearson": 0.7}, {"pearson": 0.3}),
+    29: ({"pearson": 0.7, "dna_share": 0.003}, {"pearson": 0.3, "dna_share": 0.003}),
+    30: ({"pearson": 0.4, "companions": 1}, {"pearson": 0.9, "companions": 0}),
+    31: ({"in_class_top": 0.2, "in_class_base": 0.01}, {"in_class_top": 0.02, "in_class_base": 0.01}),
+    34: ({"neuron_pearson": 0.2, "feature_pearson": 0.8}, {"neuron_pearson": 0.7, "feature_pearson": 0.8}),
+    35: ({"neurons_above": 27, "largest_squared_share": 0.2}, {"neurons_above": 5, "largest_squared_share": 0.2}),
+    43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
+    44: (
+        {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8},
+        {"cosine_within": 0.1, "cosine_random": 0.0, "nearest_in_family": 0.8},
+    ),
+    45: ({"features_with_two_parents": 1}, None),
+    46: ({"feature_median": 0.72}, {"feature_median": 0.95}),
+    47: ({"feature_median": 0.72, "neuron_median": 0.46}, {"feature_median": 0.5, "neuron_median": 0.46}),
+}
+
+
+def test_ledger_is_whole():
+    assert list(claims.CLAIMS) == list(range(1, 61))
+    assert claims.MEASURED == MEASURED_NOW == tuple(CASES)
+    for row in claims.CLAIMS.values():
+        assert row.part in claims.PARTS
+        assert all((row.text, row.paper, row.source, row.measure, row.criterion))
+    assert [row.part for row in claims.CLAIMS.values()] == sorted(row.part for row in claims.CLAIMS.values())
+
+
+def test_papers_own_numbers_meet_the_bands_they_fall_under():
+    for number, name in ((16, "loss_recovered"), (20, "ultralow_share"), (26, "specificity"), (46, "feature_median")):
+        row = claim(number)
+        assert all(band.holds(row.numbers) for band in row.holds if band.name == name)
+    assert claim(47).holds[0].holds(claim(47).numbers)
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_criterion_met_holds(number):
+    assert verdict(number, CASES[number][0], "laptop") == ("holds", "")
+
+
+@pytest.mark.parametrize("number", [number for number, case in CASES.items() if case[1]])
+def test_direction_alone_is_partly_and_says_what_is_missing(number):
+    word, reason = verdict(number, CASES[number][1], "laptop")
+    assert word == "partly"
+    assert "criterion asks for" in reason
+
+
+def test_wrong_direction_fails():
+    assert verdict(16, {"loss_recovered": 0.2, "l0": 14}, "paper").word == "fails"
+    assert verdict(22, CASES[22][0] | {"alive_paper": 10}, "laptop").word == "fails"
+    assert verdict(45, {"features_with_two_parents": 0}, "laptop").word == "fails"
+
+
+def test_smoke_never_judges_text_models_but_judges_toys():
+    for number in CASES:
+        word, reason = verdict(number, CASES[number][0], "smoke")
+        assert word == ("holds" if number == 2 else "not testable here")
+        assert reason == ("" if number == 2 else claims.TOO_SMALL)
+    assert verdict(16, {"loss_recovered": math.nan, "l0": 0}, "smoke").word == "not testable here"
+
+
+def test_condition_of_the_test_comes_before_its_numbers():
+    word, reason = verdict(29, {"pearson": math.nan, "dna_share": 1e-6}, "laptop")
+    assert word == "not testable here"
+    assert "dna share at least 1e-05" in reason
+
+
+def test_unmeasured_claim_is_not_testable():
+    assert verdict(52, {}, "laptop").word == "not testable here"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_missing_value_is_named(scale):
+    with pytest.raises(BookError, match=r"claim 16 needs the value 'l0' and was given 'loss_recovered'"):
+        verdict(16, {"loss_recovered": 0.8}, scale)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_value_that_is_no_finite_number_is_named(bad):
+    with pytest.raises(BookError, match="claim 16 cannot be judged: its value 'loss_recovered'"):
+        verdict(16, {"loss_recovered": bad, "l0": 10}, "laptop")
+
+
+@pytest.mark.parametrize("number", [0, 61, -1, True])
+def test_unknown_claim(number):
+    with pytest.raises(BookError, match="there is no claim"):
+        verdict(number, {}, "laptop")
+
+
+def test_bands():
+    assert Band("a", 1, 2).holds({"a": 1})
+    assert Band("a", 1, 2).holds({"a": 2})
+    assert not Band("a", ABOVE_ZERO).holds({"a": 0})
+    assert Band("a", ABOVE_ZERO).holds({"a": 1e-300})
+    assert Band("a - b", None, 0).of({"a": 1, "b": 3}) == -2
+    assert Band("a / b").of({"a": 1, "b": 4}) == 0.25
+    with pytest.raises(BookError, match="divides by zero"):
+        Band("a / b", 1).holds({"a": 1, "b": 0})
+    words = [band.words() for band in (Band("l0", 5, 30), Band("l0", 5), Band("l0", None, 30), Band("l0", 5, 5), Band("a_b", ABOVE_ZERO))]
+    assert words == ["l0 from 5 to 30", "l0 at least 5", "l0 at most 30", "l0 equal to 5", "a b above 0"]
