@@ -573,10 +573,11 @@ _LEDGER = (
         "Split features are neighbours",
         "clusters on a map",
         f"{_TM}, feature splitting",
-        "mean decoder cosine within a family against random pairs",
+        "mean decoder cosine within a family of at least two against random pairs",
         "within at least 0.2 above random, and the nearest neighbour in the family over half the time",
         holds=(Band("cosine_within - cosine_random", 0.2), Band("nearest_in_family", 0.5)),
         partly=(Band("cosine_within - cosine_random", ABOVE_ZERO),),
+        testable=(Band("family", 2),),
     ),
     Claim(
         45,

@@ -3,8 +3,9 @@
 Source: Bricken et al. 2023, "Detailed Investigations of Individual Features".
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,28 @@ from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
 
 Kind = Literal["feature", "neuron"]
+
+
+class CaseStudy(NamedTuple):
+    """The best feature and the best neuron for one class of tokens: chosen on some tokens, measured on others."""
+
+    feature: int
+    """Index of the feature."""
+    neuron: int
+    """Index of the neuron."""
+    correlations: pd.DataFrame
+    """Two rows, feature and neuron: `target`, `kind`, `index`, `chosen_at` (Pearson on the tokens of the choice),
+    `pearson` (on the other tokens), and the ends `low` and `high` of its 95% interval."""
+    acts: Float[np.ndarray, "context pos"]
+    """The feature's activations on the tokens it is measured on."""
+    neuron_acts: Float[np.ndarray, "context pos"]
+    """The neuron's activations on the same tokens."""
+    in_class: Bool[np.ndarray, "context pos"]
+    """Which of these tokens belong to the class."""
+
+    def pearson(self, kind: Kind) -> float:
+        """The correlation of the feature or of the neuron, on the tokens it is measured on."""
+        return float(self.correlations.set_index("kind").loc[kind, "pearson"])
 
 
 class Moments:
@@ -127,6 +150,88 @@ def best(table: pd.DataFrame, target: str, kind: Kind) -> tuple[int, float]:
         )
     row = rows.loc[rows["pearson"].idxmax()]
     return int(row["index"]), float(row["pearson"])
+
+
+@torch.inference_mode()
+def case_studies(
+    model: OneLayerTransformer,
+    sae: SparseAutoencoder,
+    tokens: Int[Tensor, "context pos"],
+    classes: Mapping[str, Bool[np.ndarray, "context pos"]],
+) -> dict[str, CaseStudy]:
+    """Choose the best feature and neuron for each class on the first half of the contexts; measure both on the second.
+
+    The largest of thousands of correlations is partly luck, and the luck stays behind with the tokens of the choice.
+
+    Args:
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary.
+        tokens: token ids.
+        classes: which tokens belong to each class; the shape of `tokens`.
+
+    Returns:
+        One `CaseStudy` a class. Its arrays are about the second half, `tokens[len(tokens) // 2:]`.
+
+    Raises:
+        BookError: a class is missing from one of the halves.
+
+    Source: ours; Bricken et al. 2023 name a feature and its correlation without saying how it was chosen.
+    """
+    half = len(tokens) // 2
+    for name, member in classes.items():
+        for part, chosen in (("first", member[:half]), ("second", member[half:])):
+            if not chosen.any():
+                raise BookError(f"the {part} half of the tokens holds none of class {name!r}; give a text that has more of it")
+    table = correlations(model, sae, tokens[:half], {name: member[:half] for name, member in classes.items()})
+    chosen = {kind: [best(table, name, kind) for name in classes] for kind in ("feature", "neuron")}
+    acts = {
+        "feature": activations_of(model, sae, tokens[half:], [index for index, _ in chosen["feature"]]),
+        "neuron": neuron_activations(model, tokens[half:], [index for index, _ in chosen["neuron"]]),
+    }
+    studies = {}
+    for column, (name, member) in enumerate(classes.items()):
+        rows = []
+        for kind in ("feature", "neuron"):
+            index, chosen_at = chosen[kind][column]
+            pearson, low, high = pearson_interval(acts[kind][..., column], member[half:])
+            row = {"target": name, "kind": kind, "index": index, "chosen_at": chosen_at}
+            rows.append(row | {"pearson": pearson, "low": low, "high": high})
+        ours, theirs = acts["feature"][..., column], acts["neuron"][..., column]
+        studies[name] = CaseStudy(rows[0]["index"], rows[1]["index"], pd.DataFrame(rows), ours, theirs, member[half:])
+    return studies
+
+
+def pearson_interval(
+    acts: Float[np.ndarray, "context pos"], target: Shaped[np.ndarray, "context pos"], n_draws: int = 1_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Pearson correlation of one activation with one target, and its 95% bootstrap interval.
+
+    Whole contexts are drawn with replacement, since tokens of one context are not independent of each other.
+
+    Args:
+        acts: activations of one feature or neuron.
+        target: one number a token.
+        n_draws: of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        Correlation, lower and upper end; 0 where one of the two does not vary, since then nothing is explained.
+
+    Source: ours.
+    """
+    x, y = (values.reshape(len(values), -1).astype(np.float64) for values in (acts, target))
+    ones = np.ones_like(x)
+    sums = np.stack([(a * b).sum(1) for a, b in ((ones, ones), (x, ones), (y, ones), (x, x), (y, y), (x, y))])
+
+    def pearson(total: Float[np.ndarray, "6"]) -> float:
+        n, sum_x, sum_y, sum_xx, sum_yy, sum_xy = total
+        variances = (sum_xx - sum_x**2 / n) * (sum_yy - sum_y**2 / n)
+        return float((sum_xy - sum_x * sum_y / n) / np.sqrt(variances)) if variances > 1e-12 * sum_xx * sum_yy else 0.0
+
+    generator, even = np.random.default_rng(seed), np.full(len(x), 1 / len(x))
+    draws = [pearson(sums @ generator.multinomial(len(x), even)) for _ in range(n_draws)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return pearson(sums.sum(1)), float(low), float(high)
 
 
 @torch.inference_mode()
@@ -264,6 +369,22 @@ def specificity_by_interval(
     return table.rename(columns={"share_in_class": "specificity"}).drop(columns=["mass", "mass_in_class"])
 
 
+def rising_intervals(table: pd.DataFrame) -> int:
+    """How many intervals of activation are at least as specific as the one beneath; the lowest counts.
+
+    Args:
+        table: what `specificity_by_interval` returned.
+
+    Returns:
+        0 to the number of intervals. An interval in which nothing fell does not count, and the next is held
+        against the last one in which something fell.
+
+    Source: ours (the criterion of claim 27).
+    """
+    known = table["specificity"].dropna()
+    return int((known.diff().fillna(0) >= 0).sum())
+
+
 def specificity(
     acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.ndarray, "*tokens"], above: float = 0.0, weighted: bool = False
 ) -> float:
@@ -286,6 +407,29 @@ def specificity(
     if not active.any():
         return float("nan")
     return float(np.average(in_class[active], weights=acts[active].astype(np.float64) if weighted else None))
+
+
+def activation_by_kind(acts: Float[np.ndarray, "*tokens"], kinds: Mapping[str, Bool[np.ndarray, "*tokens"]]) -> pd.DataFrame:
+    """How often and how strongly a feature fires on each of several kinds of text.
+
+    Args:
+        acts: activations of one feature or neuron.
+        kinds: which tokens are of each kind; a token of several kinds counts for the first of them.
+
+    Returns:
+        One row a kind, and a last one for `everything else`: `kind`, `tokens`, `fires` (share of these tokens on which
+        it is active), `mean` (activation, zeros included; nan where there is no token) and `mass` (share of all its
+        activation that falls here).
+
+    Source: ours (the question behind the paper's remarks on hexadecimal text and on companion features).
+    """
+    left, rows, total = np.ones(acts.shape, bool), [], max(float(acts.sum(dtype=np.float64)), np.finfo(np.float64).tiny)
+    for kind, member in (*kinds.items(), ("everything else", left.copy())):
+        values = acts[member & left].astype(np.float64)
+        left &= ~member
+        fires, mean = ((values > 0).mean(), values.mean()) if values.size else (np.nan, np.nan)
+        rows.append({"kind": kind, "tokens": values.size, "fires": fires, "mean": mean, "mass": values.sum() / total})
+    return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
@@ -371,6 +515,53 @@ def top_examples(
         strip = [(table.text(int(token)), float(act)) for token, act in zip(ids[row, window], acts[row, window], strict=True)]
         found.append((len(found) + 1, float(acts[row, pos]), int(row), int(pos), strip))
     return pd.DataFrame(found, columns=["rank", "activation", "context", "pos", "tokens"])
+
+
+def vocabulary(
+    tokens: Int[np.ndarray, "context pos"] | Int[Tensor, "context pos"], in_class: Bool[np.ndarray, "context pos"], d_vocab: int
+) -> pd.DataFrame:
+    """Which entries of the vocabulary belong to a class: those most of whose occurrences lie in it.
+
+    Args:
+        tokens: token ids.
+        in_class: which tokens belong.
+        d_vocab: size of the vocabulary.
+
+    Returns:
+        One row a token id: `count`, `share` of its occurrences in the class (nan for a token that does not occur)
+        and `in_class`, whether that is more than half.
+
+    Source: ours; the paper's proxies judge a token where it stands, not an entry of the vocabulary.
+    """
+    ids = np.asarray(tokens)
+    count, inside = (np.bincount(chosen.ravel(), minlength=d_vocab) for chosen in (ids, ids[in_class]))
+    share = np.where(count > 0, inside / np.maximum(count, 1), np.nan)
+    return pd.DataFrame({"count": count, "share": share, "in_class": 2 * inside > count})
+
+
+def matches(
+    pattern: str, tokens: Int[np.ndarray, "context pos"] | Int[Tensor, "context pos"], table: TokenTable
+) -> Bool[np.ndarray, "context pos"]:
+    """Which tokens hold a part of a match of a regular expression.
+
+    Args:
+        pattern: a regular expression over ASCII text; it is matched against the bytes of each context.
+        tokens: token ids.
+        table: the bytes of the tokens.
+
+    Returns:
+        True for every token that a match touches. A special token reads as a line end, so no match runs over it.
+
+    Source: ours.
+    """
+    wanted, ids = re.compile(pattern.encode()), np.asarray(tokens)
+    found = np.zeros(ids.shape, bool)
+    for row, context in enumerate(ids):
+        pieces = [table.bytes_of[token] or b"\n" for token in context]
+        owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+        for match in wanted.finditer(b"".join(pieces)):
+            found[row, owner[match.start() : match.end()]] = True
+    return found
 
 
 def _standardised(tokens: Int[Tensor, "context pos"], targets: Mapping[str, np.ndarray]) -> Float[Tensor, "context pos target"]:

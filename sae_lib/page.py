@@ -176,6 +176,50 @@ def verdicts(
     return _html_table(headings, cells, "What the paper claims and what was measured")
 
 
+# The scorecard
+
+
+def scorecard(lab: Any) -> HTML:
+    """Every claim that a chapter measures: claim, paper, reference run, this run, and the chapter.
+
+    Args:
+        lab: the `Lab` that `setup` gave; its scale says which stored results are this run's.
+
+    Returns:
+        One row a claim in the order of the ledger; numbers and verdicts are those that the chapters stored.
+    """
+    standings = [standing for standing in _standings(lab.scale.name) if standing["chapter"]]
+    own = lab.scale.name != REFERENCE_SCALE
+    rows = []
+    for standing in standings:
+        claim = standing["claim"]
+        cells = [f"{claim.id}. {escape(claim.text)}", escape(claim.paper), _standing_cell(standing["reference"])]
+        cells += [_standing_cell(standing["run"])] if own else []
+        rows.append([(text, False) for text in (*cells, _chapter_link(standing["chapter"], standing["title"]))])
+    headings = ["claim", "paper", "reference run", *([f"this run ({lab.scale.name})"] if own else []), "measured in"]
+    return _html_table(headings, rows, "Scorecard: every claim that a chapter measures")
+
+
+def verdict_counts(lab: Any) -> HTML:
+    """How many of the measured claims got each verdict, in the reference run and in this one."""
+    standings = [standing for standing in _standings(lab.scale.name) if standing["chapter"]]
+    runs = {"reference run": "reference"} | ({} if lab.scale.name == REFERENCE_SCALE else {f"this run ({lab.scale.name})": "run"})
+    rows = []
+    for heading, key in runs.items():
+        words = [(standing[key] or {}).get("verdict") for standing in standings]
+        counts = [words.count(word) for word in (*claims.VERDICTS, None)]
+        rows.append([(escape(heading), False), *((_shown(count), True) for count in (*counts, len(words)))])
+    headings = ["", *claims.VERDICTS, "no result stored", "together"]
+    return _html_table(headings, rows, "Verdicts")
+
+
+def not_measured() -> HTML:
+    """The claims of the ledger that no chapter measures yet."""
+    left = [standing["claim"] for standing in _standings("smoke") if not standing["chapter"]]
+    rows = [[(f"{claim.id}. {escape(claim.text)}", False), (escape(claims.PARTS[claim.part]), False), ("not measured yet", False)] for claim in left]
+    return _html_table(["claim", "part", "state"], rows, "Claims that no chapter measures yet")
+
+
 # Results
 
 
@@ -419,6 +463,52 @@ def _reference_cell(earlier: Mapping[str, Any] | None, scale_name: str) -> str:
 
 def _verdict_word(word: str) -> str:
     return f'<span aria-hidden="true">{_MARKS.get(word, "")}</span> <strong>{escape(word)}</strong>'
+
+
+def _standings(scale_name: str) -> list[dict]:
+    """For each claim of the ledger its chapter and title (empty if none) and the stored entries of both runs (None if none)."""
+    measured_in = _chapters_of_claims()
+    results = {
+        key: {chapter: stored(chapter, name) or {} for chapter, _ in measured_in.values()}
+        for key, name in (("reference", REFERENCE_SCALE), ("run", scale_name))
+    }
+    standings = []
+    for claim in claims.CLAIMS.values():
+        chapter, title = measured_in.get(claim.id, ("", ""))
+        found = {
+            key: next((entry for entry in kept.get(chapter, {}).get("claims", []) if entry["claim"] == claim.id), None)
+            for key, kept in results.items()
+        }
+        if scale_name == "smoke" and chapter and claim.part != "A":
+            found["run"] = {"claim": claim.id, "verdict": "not testable here", "reason": claims.TOO_SMALL, "values": {}}
+        standings.append({"claim": claim, "chapter": chapter, "title": title} | found)
+    return standings
+
+
+def _chapters_of_claims() -> dict[int, tuple[str, str]]:
+    """Name and title of the chapter that measures each claim, as the tables at the top of the chapters promise."""
+    found = {}
+    for path in sorted((storage.project_root() / "chapters").glob("[0-9][0-9]_*.ipynb")):
+        cells = storage.read_json(path).get("cells", [])
+        first, second = ("".join(cell.get("source", "")) for cell in (*cells[:2], {}, {})[:2])
+        title = re.search(r"^# (.+)$", first, re.MULTILINE)
+        for number in re.findall(r"\bC(\d+)\b", second):
+            found[int(number)] = (path.stem, title.group(1).strip() if title else path.stem)
+    return found
+
+
+def _chapter_link(chapter: str, title: str) -> str:
+    # The book's pages are HTML; in Jupyter the neighbour is a notebook.
+    ending = "html" if os.environ.get(RENDERER) == "book" else "ipynb"
+    return f'<a href="{escape(chapter)}.{ending}">{escape(chapter[:2])}. {escape(title)}</a>'
+
+
+def _standing_cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "no result stored"
+    reason = f"<br><small>{escape(entry['reason'])}</small>" if entry.get("reason") else ""
+    values = _values_cell(entry)
+    return (f"{values}<br>" if values else "") + _verdict_word(entry["verdict"]) + reason
 
 
 def _html_table(headings: Iterable[str], rows: list[list[tuple[str, bool]]], caption: str) -> HTML:

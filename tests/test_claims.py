@@ -39,8 +39,8 @@ CASES = {
     35: ({"neurons_above": 27, "largest_squared_share": 0.2}, {"neurons_above": 5, "largest_squared_share": 0.2}),
     43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
     44: (
-        {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8},
-        {"cosine_within": 0.1, "cosine_random": 0.0, "nearest_in_family": 0.8},
+        {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
+        {"cosine_within": 0.1, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
     ),
     45: ({"features_with_two_parents": 1}, None),
     46: ({"feature_median": 0.72}, {"feature_median": 0.95}),

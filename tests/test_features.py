@@ -135,6 +135,70 @@ def test_specificity_by_interval_by_hand():
     assert table["right"].iloc[-1] == 11
 
 
+def test_rising_intervals_by_hand():
+    table = pd.DataFrame({"specificity": [0.2, 0.5, 0.5, 0.4, np.nan, 0.6, 0.3]})
+    # Rising or equal: the lowest, 0.5, 0.5, and 0.6 over 0.4; the empty one does not count.
+    assert features.rising_intervals(table) == 4
+    assert features.rising_intervals(pd.DataFrame({"specificity": [np.nan, np.nan]})) == 0
+
+
+def test_pearson_interval_equals_numpy_and_holds_the_value():
+    generator = np.random.default_rng(0)
+    target = generator.random((200, 8)) < 0.3
+    acts = (target + generator.normal(size=target.shape)).astype(np.float32)
+    pearson, low, high = features.pearson_interval(acts, target, n_draws=300)
+    assert pearson == pytest.approx(np.corrcoef(acts.ravel(), target.ravel())[0, 1], abs=1e-6)
+    assert low < pearson < high
+    # Fisher's interval for independent tokens is about as wide.
+    assert high - low == pytest.approx(2 * 1.96 * (1 - pearson**2) / target.size**0.5, rel=0.3)
+    assert features.pearson_interval(acts, target, n_draws=300) == (pearson, low, high)
+
+
+def test_pearson_interval_widens_when_contexts_are_the_units():
+    generator = np.random.default_rng(0)
+    burst = np.repeat(generator.random((100, 1)) < 0.3, 16, axis=1)
+    acts = (burst + np.repeat(generator.normal(size=(100, 1)), 16, axis=1)).astype(np.float32)
+    _, low, high = features.pearson_interval(acts, burst, n_draws=300)
+    order = generator.permutation(burst.size)
+    _, loose_low, loose_high = features.pearson_interval(
+        acts.ravel()[order].reshape(100, 16), burst.ravel()[order].reshape(100, 16), n_draws=300
+    )
+    assert high - low > 2 * (loose_high - loose_low)
+
+
+def test_pearson_interval_of_a_constant_is_zero():
+    silent, target = np.zeros((3, 4), np.float32), np.eye(3, 4) > 0
+    assert features.pearson_interval(silent, target, n_draws=10) == (0, 0, 0)
+    assert features.pearson_interval(silent + 7, target, n_draws=10) == (0, 0, 0)
+
+
+def test_case_studies_choose_on_one_half_and_measure_on_the_other(model, sae, tokens):
+    x = model.begin(tokens)[1].detach()
+    classes = {
+        "like feature 11": (sae.encode(x)[..., 11] > sae.encode(x)[..., 11].mean()).detach().numpy(),
+        "like neuron 5": (x[..., 5] > x[..., 5].mean()).numpy(),
+    }
+    found = features.case_studies(model, sae, tokens, classes)
+    assert list(found) == list(classes)
+    first = features.correlations(model, sae, tokens[:20], {name: member[:20] for name, member in classes.items()})
+    second = features.correlations(model, sae, tokens[20:], {name: member[20:] for name, member in classes.items()})
+    for name, study in found.items():
+        assert study.correlations["kind"].tolist() == ["feature", "neuron"]
+        assert study.acts.shape == study.neuron_acts.shape == study.in_class.shape == (20, 6)
+        for row, index in zip(study.correlations.itertuples(), (study.feature, study.neuron), strict=True):
+            assert (row.target, row.index) == (name, index)
+            assert (index, row.chosen_at) == features.best(first, name, row.kind)
+            held = second[(second["kind"] == row.kind) & (second["target"] == name) & (second["index"] == index)]["pearson"].item()
+            assert row.pearson == study.pearson(row.kind) == pytest.approx(held, abs=1e-5)
+            assert row.low <= row.pearson <= row.high
+    assert np.allclose(
+        found["like feature 11"].acts, features.activations_of(model, sae, tokens[20:], [found["like feature 11"].feature])[..., 0]
+    )
+    assert found["like neuron 5"].neuron == 5
+    with pytest.raises(BookError, match="second half"):
+        features.case_studies(model, sae, tokens, {"early": np.arange(40)[:, None].repeat(6, 1) < 5})
+
+
 def test_a_feature_that_never_fires_gives_empty_tables():
     silent, nobody = np.zeros((2, 3), np.float32), np.zeros((2, 3), bool)
     assert features.activation_histogram(silent, nobody)["count"].sum() == 0
@@ -198,6 +262,36 @@ def test_top_examples_by_hand(table):
     ]
     assert len(features.top_examples(acts, torch.from_numpy(ids), table, n=2)) == 2
     assert features.top_examples(0 * acts, ids, table).empty
+
+
+def test_activation_by_kind_by_hand():
+    large, none = ACTS > 1, np.zeros(ACTS.shape, bool)
+    found = features.activation_by_kind(ACTS, {"member": MEMBER, "large": large, "none": none})
+    assert found["kind"].tolist() == ["member", "large", "none", "everything else"]
+    assert found["tokens"].tolist() == [4, 1, 0, 3]
+    assert found["fires"].tolist() == pytest.approx([3 / 4, 1, np.nan, 2 / 3], nan_ok=True)
+    assert found["mean"].tolist() == pytest.approx([7.5 / 4, 4, np.nan, 0.5], nan_ok=True)
+    assert found["mass"].tolist() == pytest.approx([7.5 / 13, 4 / 13, 0, 1.5 / 13])
+    assert features.activation_by_kind(0 * ACTS, {"member": MEMBER})["mass"].tolist() == [0, 0]
+
+
+def test_vocabulary_by_hand():
+    tokens = np.array([[0, 1, 1, 3], [0, 1, 3, 3]])
+    member = np.array([[True, True, False, False], [True, True, True, False]])
+    found = features.vocabulary(torch.from_numpy(tokens), member, d_vocab=5)
+    assert found["count"].tolist() == [2, 3, 0, 3, 0]
+    assert found["share"].tolist() == pytest.approx([1, 2 / 3, np.nan, 1 / 3, np.nan], nan_ok=True)
+    assert found["in_class"].tolist() == [True, True, False, False, False]
+
+
+def test_matches_touch_every_token_of_a_match(table):
+    def ids(text):
+        return np.array([[table.bytes_of.index(bytes([byte])) for byte in text]])
+
+    assert features.matches(r"[0-9]{3,}", ids(b"ab12345 67"), table).tolist() == [[False] * 2 + [True] * 5 + [False] * 3]
+    contexts = np.concatenate([ids(b"ab12"), ids(b"345c")])
+    assert features.matches(r"[0-9]{3,}", torch.from_numpy(contexts), table).tolist() == [[False] * 4, [True] * 3 + [False]]
+    assert not features.matches(r"x", contexts, table).any()
 
 
 def test_bad_input_is_named(model, sae, tokens, targets):

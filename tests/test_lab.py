@@ -1,0 +1,98 @@
+"""Names to runs, end to end from the pocket corpus, at a size of its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sae_lib import scales
+from sae_lib.errors import BookError
+from sae_lib.lab import Lab
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    preset = replace(
+        scales.scale("smoke"),
+        name="tiny",
+        corpus_tokens=20_000,
+        validation_tokens=3_000,
+        tokenizer_bytes=60_000,
+        d_model=16,
+        n_heads=2,
+        d_head=8,
+        d_mlp=32,
+        n_ctx=32,
+        d_vocab=400,
+        model_tokens=20_000,
+        model_batch=640,
+        d_sae={"A/0": 32, "A/1": 64, "A/2": 128, "B/1": 64},
+        n_activations={"A/0": 6_000, "A/1": 6_000, "A/2": 6_000, "B/1": 6_000},
+        arm_activations=6_000,
+        sae_batch=64,
+        analysis_tokens=2_000,
+    )
+    monkeypatch.setitem(scales.SCALES, "tiny", preset)
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+def bits(module):
+    return b"".join(value.numpy().tobytes() for value in module.state_dict().values())
+
+
+def test_text_to_dictionary_and_the_same_seed_gives_the_same_bits(tiny, monkeypatch):
+    first = Lab("tiny", device="cpu")
+    sae = first.dictionary("A/1")
+    assert sae.W_enc.shape == (32, 64) and not sae.W_enc.requires_grad
+    assert first.log("A")["loss"].iloc[-1] < first.log("A")["loss"].iloc[0]
+    assert list(first.log("A/1")["n_activations"])[-1] == 5_952
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tiny / "again"))
+    second = Lab("tiny", device="cpu")
+    assert bits(second.model("A")) == bits(first.model("A"))
+    assert bits(second.dictionary("A/1")) == bits(sae)
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tiny / "other"))
+    assert bits(Lab("tiny", seed=1, device="cpu").model("A")) != bits(first.model("A"))
+
+
+def test_what_exists_is_loaded_and_not_trained_again(tiny, capsys):
+    trained = Lab("tiny", device="cpu").dictionary("A/0")
+    assert "dictionary A/0" in capsys.readouterr().err
+    loaded = Lab("tiny", device="cpu").dictionary("A/0")
+    assert "dictionary" not in capsys.readouterr().err
+    assert bits(loaded) == bits(trained)
+
+
+def test_twins_and_arms_are_runs_of_their_own(tiny):
+    lab = Lab("tiny", device="cpu")
+    assert bits(lab.model("A")) != bits(lab.model("B"))
+    arms = [lab.dictionary("A/1", resampling=method, arm=True) for method in ("paper", "naive", "none")]
+    # The arms start alike: same seed, same activations.
+    assert len({bits(arm) for arm in arms}) >= 2
+    assert "lambda" in lab.provenance("A/1") and lab.provenance("A/1")["train_tokens"] == 20_000
+    assert len(list((tiny / "runs").glob("tiny-A-1*"))) == 4
+
+
+def test_held_out_contexts_run_through_the_whole_split(tiny):
+    lab = Lab("tiny", device="cpu")
+    few, many = lab.validation(320), lab.validation()
+    assert few.shape == (10, 32) and many.shape == (62, 32) and few.dtype == torch.int64
+    assert torch.equal(few[1], many[6])
+
+
+@pytest.mark.parametrize(
+    ("ask", "named"),
+    [
+        (lambda lab: lab.model("C"), "no model 'C'"),
+        (lambda lab: lab.dictionary("A/9"), "no dictionary 'A/9'"),
+        (lambda lab: lab.dictionary("A/1", resampling="often"), "'often' is unknown"),
+    ],
+)
+def test_unknown_names_are_named(tiny, ask, named):
+    with pytest.raises(BookError, match=named):
+        ask(Lab("tiny", device="cpu"))
+
+
+def test_an_unknown_scale_lists_those_there_are():
+    with pytest.raises(BookError, match="SCALE=foo is unknown; choose one of smoke, laptop, colab, paper"):
+        Lab("foo")
