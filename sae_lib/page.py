@@ -193,8 +193,8 @@ def scorecard(lab: Any) -> HTML:
     rows = []
     for standing in standings:
         claim = standing["claim"]
-        cells = [f"{claim.id}. {escape(claim.text)}", escape(claim.paper), _standing_cell(standing["reference"])]
-        cells += [_standing_cell(standing["run"])] if own else []
+        cells = [f"{claim.id}. {escape(claim.text)}", escape(claim.paper), _standing_cell(claim, standing["reference"])]
+        cells += [_standing_cell(claim, standing["run"])] if own else []
         rows.append([(text, False) for text in (*cells, _chapter_link(standing["chapter"], standing["title"]))])
     headings = ["claim", "paper", "reference run", *([f"this run ({lab.scale.name})"] if own else []), "measured in"]
     return _html_table(headings, rows, "Scorecard: every claim that a chapter measures")
@@ -216,7 +216,8 @@ def verdict_counts(lab: Any) -> HTML:
 def not_measured() -> HTML:
     """The claims of the ledger that no chapter measures yet."""
     left = [standing["claim"] for standing in _standings("smoke") if not standing["chapter"]]
-    rows = [[(f"{claim.id}. {escape(claim.text)}", False), (escape(claims.PARTS[claim.part]), False), ("not measured yet", False)] for claim in left]
+    texts = [(f"{claim.id}. {escape(claim.text)}", escape(claims.PARTS[claim.part]), "not measured yet") for claim in left]
+    rows = [[(text, False) for text in row] for row in texts]
     return _html_table(["claim", "part", "state"], rows, "Claims that no chapter measures yet")
 
 
@@ -480,7 +481,12 @@ def _standings(scale_name: str) -> list[dict]:
             for key, kept in results.items()
         }
         if scale_name == "smoke" and chapter and claim.part != "A":
-            found["run"] = {"claim": claim.id, "verdict": "not testable here", "reason": claims.TOO_SMALL, "values": {}}
+            # Nothing is stored at smoke, and whatever was measured there, this is the verdict.
+            found["run"] = {
+                "claim": claim.id,
+                "verdict": claims.verdict(claim.id, dict.fromkeys(claim.needs, 0), scale_name).word,
+                "values": {},
+            }
         standings.append({"claim": claim, "chapter": chapter, "title": title} | found)
     return standings
 
@@ -503,11 +509,12 @@ def _chapter_link(chapter: str, title: str) -> str:
     return f'<a href="{escape(chapter)}.{ending}">{escape(chapter[:2])}. {escape(title)}</a>'
 
 
-def _standing_cell(entry: Mapping[str, Any] | None) -> str:
+def _standing_cell(claim: claims.Claim, entry: Mapping[str, Any] | None) -> str:
+    """What a run gave for a claim: the values that its criterion looks at, the verdict and the reason."""
     if entry is None:
         return "no result stored"
     reason = f"<br><small>{escape(entry['reason'])}</small>" if entry.get("reason") else ""
-    values = _values_cell(entry)
+    values = _values_cell({**entry, "values": {name: entry["values"][name] for name in claim.needs if name in entry["values"]}})
     return (f"{values}<br>" if values else "") + _verdict_word(entry["verdict"]) + reason
 
 

@@ -65,10 +65,10 @@ class ToyTask:
 
 
 FIVE_IN_TWO = ToyTask(5, 2, 0.9, (1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05))
-"""Five features in a plane, where everything can be drawn (Elhage et al. 2022, introduction; the importances are ours)."""
+"""Five features in a plane, where everything can be drawn (Elhage et al. 2022, introduction; importances and densities are ours)."""
 
 TWENTY_IN_FIVE = ToyTask(20, 5, 0.7, (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001))
-"""Twenty features in five dimensions (Elhage et al. 2022, "Demonstrating Superposition")."""
+"""Twenty features in five dimensions (Elhage et al. 2022, "Demonstrating Superposition"; the densities are ours)."""
 
 
 class ToyFit(NamedTuple):

@@ -254,7 +254,7 @@ def specificity(table: pd.DataFrame, name: str = "in class", paper: Mapping[Numb
     Source: Bricken et al. 2023, Arabic script feature.
     """
     _need(table, ["left", "right", "count", "specificity"], "a table of intervals")
-    figure = go.Figure()
+    figure, words = go.Figure(), []
     for kind, rows in table.groupby("kind", observed=True) if "kind" in table else [("feature", table)]:
         top = rows["right"].max() or 1.0
         colour, symbol, dash = _looks(kind)
@@ -265,16 +265,15 @@ def specificity(table: pd.DataFrame, name: str = "in class", paper: Mapping[Numb
                 customdata=rows["count"].tolist(), hovertemplate="%{y:.0f}% of %{customdata:,} tokens",
             )
         )  # fmt: skip
+        shares = rows["specificity"].dropna()
+        if len(shares):
+            words.append(f"{kind} from {100 * shares.iloc[0]:.0f}% in the first interval to {100 * shares.iloc[-1]:.0f}% in the last")
     if paper:
         dots = {"color": PAPER, "symbol": "circle", "size": 8}
         figure.add_trace(go.Scatter(x=list(paper), y=[100 * value for value in paper.values()], mode="markers", name="paper", marker=dots))
     figure.update_xaxes(title_text="activation (share of the largest)", range=[-0.02, 1.02])
     figure.update_yaxes(title_text=f"{name} (% of tokens)", range=[-2, 104])
-    shares = table["specificity"].dropna()
-    ends = "no token"
-    if len(shares):
-        ends = f"from {100 * shares.iloc[0]:.0f}% in the first interval to {100 * shares.iloc[-1]:.0f}% in the last"
-    return _finish(figure, f"Share of tokens that are {name} by activation interval, {ends}.")
+    return _finish(figure, f"Share of tokens that are {name} by activation interval: {'; '.join(words) or 'no token'}.")
 
 
 def logit_histogram(
@@ -607,9 +606,9 @@ def _progress(log: pd.DataFrame) -> str:
 
 
 def _label(column: str, log: pd.DataFrame) -> str:
-    if column == "loss" and "mse" not in log:
-        return LABELS["train_loss"]
-    return LABELS.get(column, column.replace("_", " "))
+    name = "train_loss" if column == "loss" and "mse" not in log else column
+    # The unit goes on a line of its own: a panel is lower than these titles are long.
+    return LABELS.get(name, name.replace("_", " ")).replace(" (", "<br>(")
 
 
 def _need(table: pd.DataFrame, columns: Iterable[str], what: str, empty: bool = False) -> None:

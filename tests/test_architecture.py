@@ -14,7 +14,7 @@ PACKAGE = ROOT / "sae_lib"
 
 FLOORS = [
     {"errors", "storage", "claims"},
-    {"toy", "transformer", "sae", "resampling", "scales"},
+    {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs"},
     {"train", "lab"},
     {"metrics", "proxies", "features", "splitting", "universality"},

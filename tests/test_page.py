@@ -1,6 +1,7 @@
 """The page: set-up, tables, verdicts and the results they leave."""
 
 import json
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from sae_lib import page
-from sae_lib.claims import claim
+from sae_lib.claims import CLAIMS, claim
 from sae_lib.errors import BookError
 
 CHAPTER = "03_sparse_autoencoder"
@@ -248,3 +249,73 @@ def test_verdict_table_escapes_and_speaks_without_colour(project):
     assert "&lt;i&gt;" in html
     assert "&lt;b&gt;" in html
     assert claim(16).text in html
+
+
+# The scorecard
+
+
+@pytest.fixture
+def chapters(project):
+    """A project with two chapters: one measures claims 2 and 16, the other none."""
+    (project / "chapters").mkdir()
+    for name, title, glance in (
+        (CHAPTER, "The <i>dictionary</i>", "| Claims | C2 one, C16 two |"),
+        ("09_scorecard", "Scorecard", "| Claims | none |"),
+    ):
+        cells = [{"cell_type": "markdown", "source": ["(ch-x)=\n", f"# {title}\n"]}, {"cell_type": "markdown", "source": glance}]
+        (project / "chapters" / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))
+    return project
+
+
+def test_scorecard_without_results(chapters):
+    html = page.scorecard(Lab("smoke")).data
+    assert html.count("no result stored") == 3  # both claims of the reference run, and the toy model's claim of this one
+    assert html.count("not testable here") == 1
+    assert "43. " not in html
+    assert "The &lt;i&gt;dictionary&lt;/i&gt;" in html
+    assert "<i>" not in html
+
+
+def test_scorecard_shows_what_the_chapters_stored(chapters):
+    page.verdicts(CHAPTER, Lab("laptop"), {16: page.Measured({"loss_recovered": 0.79, "l0": 14, "<b>": 1}, n=500, unit="tokens")})
+    page.verdicts(CHAPTER, Lab("colab"), {16: page.Measured({"loss_recovered": 0.2, "l0": 14})})
+    html = page.scorecard(Lab("colab")).data
+    assert "loss recovered 0.79<br>l0 14<br>n 500 tokens" in html
+    assert html.index("<strong>holds</strong>") < html.index("<strong>fails</strong>")
+    assert "the criterion asks for loss recovered" in html
+    assert "this run (colab)" in html
+    assert "b&gt;" not in html  # further values stay on the chapter's page
+    assert "this run" not in page.scorecard(Lab("laptop")).data
+
+
+def test_scorecard_links_to_the_page_or_to_the_notebook(chapters, monkeypatch):
+    monkeypatch.delenv(page.RENDERER, raising=False)
+    assert f'href="{CHAPTER}.ipynb"' in page.scorecard(Lab("smoke")).data
+    monkeypatch.setenv(page.RENDERER, "book")
+    assert f'href="{CHAPTER}.html"' in page.scorecard(Lab("smoke")).data
+
+
+def test_verdicts_are_counted(chapters):
+    page.verdicts(CHAPTER, Lab("laptop"), GOOD)
+    rows = re.findall(r"<tr>(.*?)</tr>", page.verdict_counts(Lab("smoke")).data)[1:]
+    # holds, partly, fails, not testable here, no result stored, together
+    assert [re.findall(r">(\d+)<", row) for row in rows] == [["1", "0", "0", "0", "1", "2"], ["0", "0", "0", "1", "1", "2"]]
+    assert "this run" not in page.verdict_counts(Lab("laptop")).data
+
+
+def test_claims_that_no_chapter_measures_are_listed(chapters):
+    html = page.not_measured().data
+    assert html.count("not measured yet") == len(CLAIMS) - 2
+    assert "16. " not in html
+    assert "47. " in html
+
+
+def test_scorecard_where_there_are_no_chapters(project):
+    assert page.not_measured().data.count("not measured yet") == len(CLAIMS)
+    assert "<tbody></tbody>" in page.scorecard(Lab("smoke")).data
+
+
+def test_scorecard_names_a_damaged_file(chapters):
+    (chapters / "chapters" / f"{CHAPTER}.ipynb").write_text("{")
+    with pytest.raises(BookError, match=CHAPTER):
+        page.scorecard(Lab("smoke"))
