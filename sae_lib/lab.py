@@ -29,7 +29,8 @@ from sae_lib.train import DictionaryTraining, ModelTraining, has_bf16, train_dic
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 MODELS = ("A", "B")
-ARMS = ("paper", "naive", "none")
+_TEXT_IDENTITY = ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")
+"""What decides the token ids, of all that the shards' JSON says."""
 
 
 class Lab:
@@ -155,7 +156,7 @@ class Lab:
         return {
             "kind": "model",
             "name": name,
-            "text": {key: self.shards.meta[key] for key in ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")},
+            "text": {key: self.shards.meta[key] for key in _TEXT_IDENTITY},
             "geometry": asdict(self._geometry),
             "training": asdict(self._model_recipe(name)),
         }

@@ -547,12 +547,14 @@ def token_strips(examples: pd.DataFrame, caption: str = "Top examples") -> HTML:
 
 def _token(text: str, value: float, top: float, strongest: float) -> str:
     shown = escape(_visible(text))
+    # A byte written as \xd8 beside Arabic would be turned round with it; <bdi> keeps it as it is.
+    tag = "bdi" if "\\x" in text else "span"
     if not value > 0 or not top > 0:
-        return f"<span>{shown}</span>"
+        return f"<{tag}>{shown}</{tag}>"
     style = f"background:rgba(0,114,178,{0.08 + 0.47 * value / top:.2f})"
     if value == strongest:
         style += ";font-weight:bold;text-decoration:underline"
-    return f'<span style="{style}" title="activation {value:.2f}">{shown}</span>'
+    return f'<{tag} style="{style}" title="activation {value:.2f}">{shown}</{tag}>'
 
 
 def _visible(text: str) -> str:

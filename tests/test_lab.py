@@ -44,7 +44,8 @@ def bits(module):
 def test_text_to_dictionary_and_the_same_seed_gives_the_same_bits(tiny, monkeypatch):
     first = Lab("tiny", device="cpu")
     sae = first.dictionary("A/1")
-    assert sae.W_enc.shape == (32, 64) and not sae.W_enc.requires_grad
+    assert sae.W_enc.shape == (32, 64)
+    assert not sae.W_enc.requires_grad
     assert first.log("A")["loss"].iloc[-1] < first.log("A")["loss"].iloc[0]
     assert list(first.log("A/1")["n_activations"])[-1] == 5_952
     monkeypatch.setenv("SAE_BOOK_RUNS", str(tiny / "again"))
@@ -69,14 +70,17 @@ def test_twins_and_arms_are_runs_of_their_own(tiny):
     arms = [lab.dictionary("A/1", resampling=method, arm=True) for method in ("paper", "naive", "none")]
     # The arms start alike: same seed, same activations.
     assert len({bits(arm) for arm in arms}) >= 2
-    assert "lambda" in lab.provenance("A/1") and lab.provenance("A/1")["train_tokens"] == 20_000
+    assert "lambda" in lab.provenance("A/1")
+    assert lab.provenance("A/1")["train_tokens"] == 20_000
     assert len(list((tiny / "runs").glob("tiny-A-1*"))) == 4
 
 
 def test_held_out_contexts_run_through_the_whole_split(tiny):
     lab = Lab("tiny", device="cpu")
     few, many = lab.validation(320), lab.validation()
-    assert few.shape == (10, 32) and many.shape == (62, 32) and few.dtype == torch.int64
+    assert few.shape == (10, 32)
+    assert many.shape == (62, 32)
+    assert few.dtype == torch.int64
     assert torch.equal(few[1], many[6])
 
 
