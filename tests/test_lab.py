@@ -68,8 +68,8 @@ def test_twins_and_arms_are_runs_of_their_own(tiny):
     lab = Lab("tiny", device="cpu")
     assert bits(lab.model("A")) != bits(lab.model("B"))
     arms = [lab.dictionary("A/1", resampling=method, arm=True) for method in ("paper", "naive", "none")]
-    # The arms start alike: same seed, same activations.
-    assert len({bits(arm) for arm in arms}) >= 2
+    # Here an arm is as long as the run itself, so the paper's arm is that run.
+    assert bits(arms[0]) == bits(lab.dictionary("A/1"))
     assert "lambda" in lab.provenance("A/1")
     assert lab.provenance("A/1")["train_tokens"] == 20_000
     assert len(list((tiny / "runs").glob("tiny-A-1*"))) == 4
@@ -81,7 +81,7 @@ def test_held_out_contexts_run_through_the_whole_split(tiny):
     assert few.shape == (10, 32)
     assert many.shape == (62, 32)
     assert few.dtype == torch.int64
-    assert torch.equal(few[1], many[6])
+    assert torch.equal(few[1], many[9])
 
 
 @pytest.mark.parametrize(

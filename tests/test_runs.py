@@ -85,7 +85,7 @@ def test_missing_weights_and_newer_formats_are_named():
 
 def test_weights_of_another_geometry_are_named():
     run = make([])
-    with pytest.raises(BookError, match=r"W_enc is \(4, 8\) there and \(4, 16\) here"):
+    with pytest.raises(BookError, match=r"W_dec is \(8, 4\) there and \(16, 4\) here"):
         run.load_into(SparseAutoencoder(SAEConfig(4, 16, 0.1)))
     with pytest.raises(BookError, match="another kind of model"):
         run.load_into(torch.nn.Linear(4, 8))

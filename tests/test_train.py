@@ -24,7 +24,10 @@ def fresh_model(model):
 
 
 def fresh_dictionary():
-    return SparseAutoencoder(SAEConfig(d_in=32, d_sae=128, l1_coeff=5e-2), seed=2)
+    """A dictionary in which a few features cannot fire, so that there is something to resample."""
+    sae = SparseAutoencoder(SAEConfig(d_in=32, d_sae=128, l1_coeff=5e-2), seed=2)
+    sae.b_enc.data[:9] = -10
+    return sae
 
 
 def held_out(tokens):
@@ -140,6 +143,7 @@ def test_a_checkpoint_of_another_geometry_is_named_and_kept(run, model, tokens, 
     other = model_run if run is dictionary_run else dictionary_run
     _, rows = other(model, tokens, tmp_path)
     next(rows)
+    next(rows)  # the first row's checkpoint is written when the second is asked for
     rows.close()
     path = tmp_path / "checkpoint.safetensors"
     before = path.read_bytes()
