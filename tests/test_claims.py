@@ -18,11 +18,14 @@ CASES = {
     ),
     16: ({"loss_recovered": 0.79, "l0": 14}, {"loss_recovered": 0.55, "l0": 40}),
     18: ({"loss_recovered": 0.79, "l0": 14}, {"loss_recovered": 0.79, "l0": 25}),
-    19: ({"dead_share": 0.04, "dead_share_none": 0.5}, {"dead_share": 0.3, "dead_share_none": 0.5}),
-    20: ({"ultralow_share": 0.07}, {"ultralow_share": 0.01}),
+    19: (
+        {"dead_share": 0.04, "dead_share_none": 0.5, "dead_share_paper": 0.1},
+        {"dead_share": 0.3, "dead_share_none": 0.5, "dead_share_paper": 0.3},
+    ),
+    20: ({"ultralow_share": 0.07, "cut": 1e-6}, {"ultralow_share": 0.01, "cut": 1e-6}),
     22: (
-        {"alive_paper": 30, "alive_naive": 20, "alive_none": 10, "loss_none": 2.0, "loss_paper": 1.5},
-        {"alive_paper": 30, "alive_naive": 40, "alive_none": 10, "loss_none": 2.0, "loss_paper": 2.5},
+        {"alive_paper": 30, "alive_naive": 20, "alive_none": 10, "loss_none": 2.0, "loss_paper": 1.5, "dead_share_none": 0.5},
+        {"alive_paper": 30, "alive_naive": 40, "alive_none": 10, "loss_none": 2.0, "loss_paper": 2.5, "dead_share_none": 0.5},
     ),
     23: (
         {"median_cosine": 0.7, "near_decoder_cosine": 0.6, "near_encoder_cosine": 0.4},
@@ -129,3 +132,9 @@ def test_bands():
         Band("a / b", 1).holds({"a": 1, "b": 0})
     words = [band.words() for band in (Band("l0", 5, 30), Band("l0", 5), Band("l0", None, 30), Band("l0", 5, 5), Band("a_b", ABOVE_ZERO))]
     assert words == ["l0 from 5 to 30", "l0 at least 5", "l0 at most 30", "l0 equal to 5", "a b above 0"]
+
+
+def test_resampling_and_the_ultralow_cluster_are_not_judged_where_they_cannot_show():
+    assert verdict(22, CASES[22][0] | {"dead_share_none": 0.0005}, "laptop").word == "not testable here"
+    assert verdict(19, CASES[19][0] | {"dead_share_none": 0.0005}, "laptop").word == "not testable here"
+    assert verdict(20, CASES[20][0] | {"cut": 2e-4}, "laptop").word == "not testable here"
