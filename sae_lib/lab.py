@@ -209,7 +209,9 @@ class Lab:
 
         label = name if resampling == "paper" and not arm else f"{name} ({resampling} resampling)"
         bar = _Bar(f"dictionary {label}", "n_activations", "activations", ("loss", "l0", "dead_share"))
-        folder = f"{self.scale.name}-{name.replace('/', '-')}" + (f"-{resampling}" if resampling != "paper" or arm else "")
+        # An arm as long as the run itself is that run.
+        is_arm = config != self._dictionary_config(name, "paper", False)
+        folder = f"{self.scale.name}-{name.replace('/', '-')}" + (f"-{resampling}" if is_arm else "")
         facts = self._text_facts | {"lambda": sae.cfg.describe_l1_coeff()}
         return load_or_run(folder, config, train, lambda: sae, bar, facts)
 
