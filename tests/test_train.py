@@ -129,13 +129,10 @@ def test_a_killed_run_ends_in_the_same_bits(run, killed_after, model, tokens, tm
 
 @RUNS
 def test_a_loss_that_is_no_number_stops_with_the_step(run, model, tokens, tmp_path):
-    from dataclasses import replace
-
     trained, rows = run(model, tokens, tmp_path)
     next(iter(trained.parameters())).data.fill_(math.nan)
     with pytest.raises(BookError, match="became nan at step 1;"):
         list(rows)
-    assert replace(MODEL) == MODEL
 
 
 @RUNS

@@ -33,13 +33,11 @@ def odd_model(model) -> OneLayerTransformer:
 
 
 def test_same_logits_in_transformer_lens_4(odd_model, rows):
-    from transformer_lens import utilities
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.sources import native  # noqa: F401  registers the architecture
     from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
-    assert utilities is not None
     cfg = TransformerBridgeConfig(**GEOMETRY, normalization_type="LN", device="cpu")
     bridge = TransformerBridge.boot_native(cfg)
     bridge.load_state_dict(convert_tl_checkpoint(odd_model.state_dict(), cfg))
