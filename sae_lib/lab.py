@@ -29,6 +29,8 @@ from sae_lib.train import DictionaryTraining, ModelTraining, has_bf16, train_dic
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 MODELS = ("A", "B")
+TRUTH_TOKENS = 600_000
+"""Labelled tokens that features are scored on; the rarest leaves have some dozens in either half."""
 _TEXT_IDENTITY = ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")
 """What decides the token ids, of all that the shards' JSON says."""
 
@@ -90,6 +92,16 @@ class Lab:
         # Every k-th context, so that a sample smaller than the split still runs through all of it.
         stride = split.n_contexts(n_ctx) // n
         return torch.from_numpy(split.contexts(torch.arange(n).mul(stride).numpy(), n_ctx))
+
+    @cached_property
+    def truth(self) -> "text.LabelledText":
+        """Pocket text on which nothing is trained, cut by this run's tokenizer, with the truth about every token."""
+        return text.labelled_text(self.tokenizer, TRUTH_TOKENS, self.scale.n_ctx, self.seed)
+
+    @cached_property
+    def anthology(self) -> "text.LabelledText":
+        """The passages written for the book, cut by this run's tokenizer: what examples are shown from first."""
+        return text.anthology_text(self.tokenizer, self.scale.n_ctx)
 
     def model(self, name: str) -> OneLayerTransformer:
         """Model A or B, trained if need be."""

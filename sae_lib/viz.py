@@ -10,6 +10,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -315,47 +316,56 @@ def logit_histogram(
 # Features beside neurons
 
 
-def feature_vs_neuron(table: pd.DataFrame, paper: Mapping[str, Number] | None = None, reference: pd.DataFrame | None = None) -> go.Figure:
-    """The best feature's correlation with each target beside the best neuron's.
+def feature_vs_neuron(
+    table: pd.DataFrame,
+    paper: Mapping[str, Number] | None = None,
+    reference: pd.DataFrame | None = None,
+    score: str = "pearson",
+    axis: str = "Pearson correlation with the proxy",
+) -> go.Figure:
+    """The best feature's score on each target beside the best neuron's, or any other two kinds.
 
     Args:
-        table: target, kind ("feature" or "neuron"), pearson; the largest of each pair is drawn.
+        table: target, kind ("feature" and "neuron", or two others), and the score; the largest of each pair is drawn.
         paper: the paper's value for the feature by target.
         reference: the same table of the reference run, open marks.
+        score: name of the column.
+        axis: what the score is.
 
     Returns:
         One row a target: filled circle for the feature, square for the neuron, joined by a line.
 
     Source: Bricken et al. 2023, case studies.
     """
-    _need(table, ["target", "kind", "pearson"], "a table of correlations")
-    best = table.groupby(["target", "kind"], sort=False, observed=True)["pearson"].max().unstack()
+    _need(table, ["target", "kind", score], "a table of scores")
+    kinds = list(dict.fromkeys(table["kind"]))
+    best = table.groupby(["target", "kind"], sort=False, observed=True)[score].max().unstack()
     targets = [str(target) for target in best.index]
     figure = go.Figure()
-    if {"feature", "neuron"} <= set(best.columns):
-        joins_x = [value for pair in zip(_round(best["neuron"]), _round(best["feature"]), strict=True) for value in (*pair, None)]
+    if len(kinds) == 2:
+        joins_x = [value for pair in zip(_round(best[kinds[1]]), _round(best[kinds[0]]), strict=True) for value in (*pair, None)]
         joins_y = [value for target in targets for value in (target, target, None)]
         join = {"color": GRID, "width": 3}
         figure.add_trace(go.Scatter(x=joins_x, y=joins_y, mode="lines", line=join, showlegend=False, hoverinfo="skip"))
-    for kind in ("feature", "neuron"):
+    for kind in kinds:
         colour, symbol, _ = _looks(kind)
-        if kind in best:
-            mark = {"color": colour, "symbol": symbol, "size": 13}
-            figure.add_trace(go.Scatter(x=_round(best[kind]), y=targets, mode="markers", name=f"best {kind}", marker=mark))
+        label = f"best {kind}" if kind in ("feature", "neuron") else str(kind)
+        mark = {"color": colour, "symbol": symbol, "size": 13 if len(targets) < 12 else 9}
+        figure.add_trace(go.Scatter(x=_round(best[kind]), y=targets, mode="markers", name=label, marker=mark))
         if reference is not None and kind in set(reference.get("kind", ())):
-            old = reference[reference["kind"] == kind].groupby("target", sort=False, observed=True)["pearson"].max()
-            mark = {"color": colour, "symbol": f"{symbol}-open", "size": 13, "line": {"width": 2}}
-            label = f"best {kind}, reference run"
-            figure.add_trace(go.Scatter(x=_round(old), y=[str(target) for target in old.index], mode="markers", name=label, marker=mark))
+            old = reference[reference["kind"] == kind].groupby("target", sort=False, observed=True)[score].max()
+            mark |= {"symbol": f"{symbol}-open", "line": {"width": 2}}
+            y = [str(target) for target in old.index]
+            figure.add_trace(go.Scatter(x=_round(old), y=y, mode="markers", name=f"{label}, reference run", marker=mark))
     known = {target: value for target, value in (paper or {}).items() if target in targets}
     if known:
         mark = {"symbol": "line-ns", "size": 18, "line": {"color": PAPER, "width": 3}}
         figure.add_trace(go.Scatter(x=list(known.values()), y=list(known), mode="markers", name="paper, feature", marker=mark))
     low = min(0.0, float(np.nanmin(best.to_numpy(float), initial=0.0)))
-    figure.update_xaxes(title_text="Pearson correlation with the proxy", range=[low - 0.02, 1.02])
+    figure.update_xaxes(title_text=axis, range=[low - 0.02, 1.02])
     figure.update_yaxes(title_text="", autorange="reversed", type="category")
     parts = [f"{target}: " + ", ".join(f"{kind} {best.loc[target, kind]:.2f}" for kind in best.columns) for target in best.index]
-    return _finish(figure, f"Best correlation with each proxy. {'; '.join(parts)}.", 200 + 55 * len(targets))
+    return _finish(figure, f"{axis}. {'; '.join(parts)}.", 200 + (55 if len(targets) < 12 else 22) * len(targets))
 
 
 def similarity_histogram(
@@ -545,6 +555,36 @@ def token_strips(examples: pd.DataFrame, caption: str = "Top examples") -> HTML:
     )
 
 
+def labelled_text(text: str, spans: Sequence[tuple[int, int, str]], caption: str) -> HTML:
+    """A text whose labelled stretches are shaded, each family of labels in its own hue.
+
+    Args:
+        text: what to show.
+        spans: first character, one past the last, and label; stretches may nest.
+        caption: stands above the text.
+
+    Returns:
+        HTML in which all text is escaped; a stretch says its labels when pointed at, and the innermost of them follow as a list.
+    """
+    edges = sorted({0, len(text), *(edge for start, end, _ in spans for edge in (start, end))})
+    families = {label.split("/")[0]: None for *_, label in spans}
+    hues = {family: 360 * i // max(1, len(families)) for i, family in enumerate(families)}
+    shown, innermost = [], {}
+    for start, end in pairwise(edges):
+        here = [label for low, high, label in sorted(spans, key=lambda span: (span[0], -span[1])) if low <= start and end <= high]
+        piece = escape(text[start:end])
+        if here:
+            innermost[here[-1]] = None
+            style = f"background:hsla({hues[here[-1].split('/')[0]]},70%,50%,{0.1 + 0.06 * len(here):.2f})"
+            piece = f'<span style="{style}" title="{escape(" · ".join(here))}">{piece}</span>'
+        shown.append(piece)
+    return HTML(
+        f'<figure class="sae-labelled"><figcaption>{escape(caption)}</figcaption>'
+        f'<pre dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{"".join(shown)}</pre>'
+        f"<p><small>{escape(', '.join(innermost))}</small></p></figure>"
+    )
+
+
 def _token(text: str, value: float, top: float, strongest: float) -> str:
     shown = escape(_visible(text))
     # A byte written as \xd8 beside Arabic would be turned round with it; <bdi> keeps it as it is.
@@ -622,7 +662,13 @@ def _need(table: pd.DataFrame, columns: Iterable[str], what: str, empty: bool = 
 
 
 def _looks(kind: object) -> tuple[str, str, str]:
-    return {"feature": (FEATURE, "circle", "solid"), "neuron": (NEURON, "square", "dash")}.get(str(kind), (CONTROL, "diamond", "dot"))
+    looks = {
+        "feature": (FEATURE, "circle", "solid"),
+        "probe": (FEATURE, "circle", "solid"),
+        "neuron": (NEURON, "square", "dash"),
+        "token only": (NEURON, "square", "dash"),
+    }
+    return looks.get(str(kind), (CONTROL, "diamond", "dot"))
 
 
 def _in_class() -> dict:

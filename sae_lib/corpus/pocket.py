@@ -1,88 +1,81 @@
 """The pocket corpus: endless labelled text, written for the book, the same for the same seed.
 
-Word lists and sentence templates lie under `pocket_data/`, one entry a line. A stratum draws documents from them with
-the two methods of `random.Random` that give the same numbers in every version of Python.
+Word lists, templates and passages lie under `pocket_data/`; the grammar draws documents from them. What cannot be a
+template, such as base64 or a coding sequence, is made here and labels itself; and what a program, a page or a formula
+is made of is found in its finished text.
 """
 
 import base64
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 from sae_lib.corpus.documents import Document, Span
+from sae_lib.corpus.grammar import Draft, Grammar, check_mark, header, passage, read_text
 from sae_lib.errors import BookError
 
-WEIGHTS: dict[str, float] = {
-    "english": 0.60,
-    "python": 0.20,
-    "markdown": 0.10,
-    "html": 0.07,
-    "arabic": 0.006,
-    "hebrew": 0.006,
-    "korean": 0.006,
-    "dna": 0.006,
-    "base64": 0.006,
+DATA = Path(str(resources.files("sae_lib.corpus"))) / "pocket_data"
+
+STRATA: dict[str, float] = {
+    "english": 0.51,
+    "python": 0.14,
+    "markdown": 0.07,
+    "html": 0.06,
+    "javascript": 0.05,
+    "json": 0.03,
+    "arabic": 0.01,
+    "hebrew": 0.01,
+    "korean": 0.01,
+    "russian": 0.01,
+    "chinese": 0.01,
+    "base64": 0.01,
+    "hex": 0.01,
+    "dna": 0.01,
+    "web": 0.01,
+    "latex": 0.01,
+    "legal": 0.01,
+    "food": 0.01,
+    "chat": 0.01,
+    "snake": 0.01,
 }
-"""Shares of the tokens, where a specification names none. Scripts and codes are rare, as they are in real text."""
+"""Shares of the tokens. Scripts and codes are rare, as they are in real text, and a part of their documents is English."""
 
-SLOT = re.compile(r"\$\{(?:([A-Za-z_.0-9]+))?(?:#(\w+))?\}")
-ARTICLE = re.compile(r"\ba\(n\) (?=(\w+))")
-PARTICLE = re.compile(r"(.)(”?)\((은/는|이/가|을/를|과/와|으로/로|이라는/라는)\)")
-PAYLOAD = "\0"
-RANDOM_SHARE = 0.5
-"""Share of base64 that encodes random bytes; the rest encodes English text."""
+ANTHOLOGY_SHARE = 0.02
+"""Share of a stratum's documents that are passages of the anthology, where it has some."""
+HELD_OUT_PASSAGES = 6
+"""One passage in so many is never trained on."""
 
-Bound = dict[str, str]
-Segment = tuple[str, str | None]
-Slot = tuple[str, str | None]
-"""A list to draw from, and the key under which the word is kept."""
-
-
-class Grammar:
-    """Named lists of templates that refer to each other.
-
-    An entry such as `the ${noun}` draws an entry of the list `noun`; `${noun#1}` draws once and then keeps the word
-    under the key 1; `${#A}` takes a word that the caller has fixed.
-    """
-
-    def __init__(self, *files: str) -> None:
-        self.lists: dict[str, list[list[str | Slot]]] = {}
-        for file in files:
-            for name, lines in _lists(file).items():
-                self.lists[name] = [_parts(line) for line in lines]
-
-    def with_topic(self, topic: str) -> "Grammar":
-        """The same grammar, in which `noun` means `<topic>.noun`, and so on."""
-        topical = Grammar()
-        topical.lists = {name.removeprefix(f"{topic}."): entries for name, entries in self.lists.items()}
-        return topical
-
-    def draw(self, name: str, rng: random.Random, bound: Bound) -> str:
-        """Draw an entry of a list and fill its slots; `bound` holds, and receives, the kept words."""
-        out: list[str] = []
-        parts: list[str | Slot] = [(name, None)]
-        while parts:
-            part = parts.pop()
-            if isinstance(part, str):
-                out.append(part)
-            elif part[1] is None:
-                entries = self.lists[part[0]]
-                parts += entries[int(rng.random() * len(entries))]
-            else:
-                if part[1] not in bound:
-                    bound[part[1]] = self.draw(part[0], rng, bound)
-                out.append(bound[part[1]])
-        return "".join(out)
+LEAVES: dict[str, tuple[re.Pattern[str], str]] = {
+    "code/python": (
+        re.compile(
+            r"""(?P<docstring>\"{3}[\s\S]*?\"{3})|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|(?P<comment>#[^\n]*)"""
+            r"""|^ *(?P<def>(?:async def|def|class)\b[^\n]*:)$""",
+            re.MULTILINE,
+        ),
+        "body",
+    ),
+    "code/javascript": (re.compile(r"(?P<comment>//[^\n]*|/\*[\s\S]*?\*/)"), "body"),
+    "markup/html": (re.compile(r"(?P<tag><[^>]*>)"), "text"),
+    "markup/latex": (
+        re.compile(
+            r"(?P<display>\\\[[\s\S]*?\\\]|\\begin\{(?P<env>(?:equation|align|gather)\*?)\}[\s\S]*?\\end\{(?P=env)\})|(?P<inline>\$[^$\n]+\$)"
+        ),
+        "prose",
+    ),
+}
+"""Leaves that are found in a finished text: a pattern whose groups name them, and what the rest is. A match without a group
+is passed over, such as a string in which a hash sign begins no comment."""
 
 
 class PocketSource:
-    """The generator as a source of text; each of its strata is endless."""
+    """The generator as a source of text; each of its strata is endless, and its two sides are drawn apart."""
 
-    has_splits = False
+    has_splits = True
     name = "pocket"
 
     def __init__(self, seed: int = 0) -> None:
@@ -91,18 +84,18 @@ class PocketSource:
 
     def texts(self, split: str | None = None, by: str | None = None, value: str | None = None) -> Iterator[str]:
         """Stream the texts of stratum `value`, without end."""
-        return (document.text for document in self.documents(value or "english"))
+        return (document.text for document in self.documents(value or "english", split))
 
-    def documents(self, stratum: str) -> Iterator[Document]:
+    def documents(self, stratum: str, split: str | None = None) -> Iterator[Document]:
         """Stream the labelled documents of a stratum, without end."""
-        return pocket_documents(stratum, self.seed)
+        return pocket_documents(stratum, self.seed, split or "train")
 
     def identity(self) -> Any:
-        """A hash of the word lists and of this file, with the seed."""
+        """A hash of the data and of the two files that draw from it, with the seed."""
         digest = hashlib.sha256()
-        for file in [*sorted(_data().iterdir(), key=lambda file: file.name), resources.files("sae_lib.corpus") / "pocket.py"]:
-            if file.name.endswith((".txt", ".py")):
-                digest.update(file.read_bytes())
+        code = [DATA.parent / "grammar.py", DATA.parent / "pocket.py"]
+        for path in [*sorted(DATA.rglob("*.txt")), *code]:
+            digest.update(path.read_bytes())
         return [digest.hexdigest()[:16], self.seed]
 
     def facts(self) -> dict[str, Any]:
@@ -111,263 +104,234 @@ class PocketSource:
 
 
 def pocket_weights(spec: str) -> dict[str, float]:
-    """The strata that a specification asks for, such as "arabic=0.005,english=0.6"; empty means `WEIGHTS`.
+    """The strata that a specification asks for, such as "arabic=0.005,english=0.995"; empty means `STRATA`.
 
     Raises:
-        BookError: an unknown stratum, or a weight that is no positive number.
+        BookError: an unknown stratum, a share that is no positive number, or shares that do not sum to 1.
     """
     if not spec:
-        return dict(WEIGHTS)
+        return dict(STRATA)
     weights: dict[str, float] = {}
     for item in spec.split(","):
         name, _, number = (part.strip() for part in item.partition("="))
-        if name not in WEIGHTS:
-            raise BookError(f"pocket:{spec}: there is no stratum {name!r}; the strata are {', '.join(WEIGHTS)}")
+        _check_stratum(name, f"pocket:{spec}")
         try:
             weight = float(number)
         except ValueError:
             weight = 0.0
-        if not 0 < weight < float("inf") or name in weights:
-            raise BookError(f"pocket:{spec}: {name} needs one positive number, as in pocket:english=0.9,{name}=0.005")
+        if not 0 < weight <= 1 or name in weights:
+            raise BookError(f"pocket:{spec}: {name} needs one share between 0 and 1, as in pocket:english=0.995,{name}=0.005")
         weights[name] = weight
+    total = sum(weights.values())
+    if abs(total - 1) > 1e-6:
+        raise BookError(f"pocket:{spec}: the shares sum to {total:g} instead of 1")
     return weights
 
 
-def pocket_documents(stratum: str, seed: int = 0) -> Iterator[Document]:
+def pocket_documents(stratum: str, seed: int = 0, split: str = "train") -> Iterator[Document]:
     """Stream the documents of one stratum, without end; the same for the same seed.
 
     Args:
-        stratum: a key of `WEIGHTS`.
+        stratum: a key of `STRATA`.
         seed: any integer.
+        split: "train" or "validation"; the two have different documents and different passages of the anthology.
 
     Raises:
         BookError: there is no such stratum.
     """
-    if stratum not in WEIGHTS:
-        raise BookError(f"pocket: there is no stratum {stratum!r}; the strata are {', '.join(WEIGHTS)}")
-    digest = hashlib.sha256(f"{stratum}:{seed}".encode()).digest()
+    _check_stratum(stratum, "pocket")
+    digest = hashlib.sha256(f"{stratum}:{seed}:{split}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))
-    write = Writer.BY_STRATUM[stratum]
+    grammar, source = pocket_grammar(), f"pocket/{stratum}"
+    is_held_out = split == "validation"
+    passages = [found for i, found in enumerate(anthology(stratum)) if (i % HELD_OUT_PASSAGES == HELD_OUT_PASSAGES - 1) == is_held_out]
     while True:
-        yield _document(write(rng), f"pocket/{stratum}")
+        if passages and rng.random() < ANTHOLOGY_SHARE:
+            yield passages[int(rng.random() * len(passages))]
+        else:
+            draft = grammar.draft(rng)
+            draft.write(f"{stratum}/document", {})
+            yield with_leaves(Document(draft.text(), source, tuple(draft.spans())))
 
 
-class Writer:
-    """One function a stratum: draws a document as segments of text, each with its label or None."""
+@cache
+def anthology(stratum: str) -> tuple[Document, ...]:
+    """The passages written for a stratum, in the order of their file; none where there is no such file.
 
-    @staticmethod
-    def english(rng: random.Random) -> list[Segment]:
-        """A titled story, a dialogue or a description about one topic and two people."""
-        grammar, bound = _topical(rng)
-        paragraphs = [_english(grammar, "title", rng, bound)] if rng.random() < 0.3 else []
-        first = [_english(grammar, "opening", rng, bound)]
-        for _ in range(_between(rng, 1, 4)):
-            paragraphs.append(" ".join(first + [_english(grammar, "sentence", rng, bound) for _ in range(_between(rng, 3, 7))]))
-            first = []
-        return [("\n\n".join(paragraphs) + "\n", "english")]
-
-    @staticmethod
-    def python(rng: random.Random) -> list[Segment]:
-        """A module: imports, constants, then functions, classes and statements."""
-        grammar = _grammar("python.txt")
-        head = [grammar.draw("import", rng, {}) for _ in range(_between(rng, 0, 4))]
-        head += [grammar.draw("constant", rng, {}) for _ in range(_between(rng, 0, 2))]
-        blocks = ["\n".join(head) + "\n"] if head else []
-        blocks += [grammar.draw("block", rng, {}) for _ in range(_between(rng, 2, 6))]
-        return [("\n\n".join(blocks), "python")]
-
-    @staticmethod
-    def markdown(rng: random.Random) -> list[Segment]:
-        """A page with headings, lists, tables and quotations."""
-        grammar, bound = _topical(rng, "markdown.txt")
-        parts = ["# ", _english(grammar, "title", rng, bound), "\n\n"]
-        parts += [_english(grammar, "block", rng, bound, keeps=False) for _ in range(_between(rng, 3, 9))]
-        return [("".join(parts), "markdown")]
-
-    @staticmethod
-    def html(rng: random.Random) -> list[Segment]:
-        """A page, or a fragment of one."""
-        grammar, bound = _topical(rng, "html.txt")
-        body = [_english(grammar, "block", rng, bound, keeps=False) for _ in range(_between(rng, 3, 9))]
-        if rng.random() < 0.6:
-            body = [_english(grammar, "head", rng, bound), *body, _english(grammar, "foot", rng, bound)]
-        return [("".join(body), "html")]
-
-    @staticmethod
-    def arabic(rng: random.Random) -> list[Segment]:
-        """Arabic prose, sometimes quoted between English sentences."""
-        return _foreign("arabic", rng)
-
-    @staticmethod
-    def hebrew(rng: random.Random) -> list[Segment]:
-        """Hebrew prose, sometimes quoted between English sentences."""
-        return _foreign("hebrew", rng)
-
-    @staticmethod
-    def korean(rng: random.Random) -> list[Segment]:
-        """Korean prose, sometimes quoted between English sentences."""
-        return _foreign("korean", rng)
-
-    @staticmethod
-    def dna(rng: random.Random) -> list[Segment]:
-        """Sequence records, primers and mentions; sequences are half motifs and half chance."""
-        grammar, bound = _topical(rng, "dna.txt")
-        segments: list[Segment] = []
-        for _ in range(_between(rng, 1, 4)):
-            frame = _english(grammar, "block", rng, bound, keeps=False)
-            is_record = frame.startswith((">", "@"))
-            sequence = _sequence(grammar, rng, _between(rng, 60, 600) if is_record else _between(rng, 12, 40))
-            segments += _framed(frame, _wrapped(sequence, 60) if is_record else sequence, "dna")
-        return segments
-
-    @staticmethod
-    def base64(rng: random.Random) -> list[Segment]:
-        """Attachments, certificates, data addresses and literals, of random bytes or of English text."""
-        grammar, bound = _topical(rng, "base64.txt")
-        segments: list[Segment] = []
-        for _ in range(_between(rng, 1, 3)):
-            is_block = rng.random() < 0.5
-            n_bytes = _between(rng, 80, 500) if is_block else _between(rng, 24, 160)
-            raw = rng.getrandbits(8 * n_bytes).to_bytes(n_bytes, "big")
-            if rng.random() >= RANDOM_SHARE:
-                raw = " ".join(_english(grammar, "sentence", rng, bound) for _ in range(1 + n_bytes // 50)).encode()[:n_bytes]
-            payload = base64.b64encode(raw).decode()
-            frame = _english(grammar, "plain" if is_block else "inline", rng, bound, keeps=False)
-            segments += _framed(frame, _wrapped(payload, 64) if is_block else payload, "base64")
-        return segments
-
-    BY_STRATUM: ClassVar[Mapping[str, Callable[[random.Random], list[Segment]]]] = {
-        "english": english,
-        "python": python,
-        "markdown": markdown,
-        "html": html,
-        "arabic": arabic,
-        "hebrew": hebrew,
-        "korean": korean,
-        "dna": dna,
-        "base64": base64,
-    }
+    Raises:
+        BookError: there is no such stratum, or the file is malformed.
+    """
+    _check_stratum(stratum, "anthology")
+    return read_anthology(DATA / "anthology" / f"{stratum}.txt", pocket_labels())
 
 
-def _document(segments: list[Segment], source: str) -> Document:
-    labels: list[Span] = []
-    end = 0
-    for text, label in segments:
-        start, end = end, end + len(text)
-        if label and text:
-            labels.append(Span(start, end, label))
-    return Document("".join(text for text, _ in segments), source, tuple(labels))
+def read_anthology(path: Path, labels: dict[str, str]) -> tuple[Document, ...]:
+    """The passages of one file; each begins with a line such as `== name : label/path`.
+
+    Raises:
+        BookError: the file is malformed; file and line are named.
+    """
+    if not path.exists():
+        return ()
+    found: list[tuple[str, str, list[str]]] = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        place = f"{path}, line {number}"
+        if line.startswith("== "):
+            found.append((place, header(line, place, labels)[1], []))
+        elif found:
+            found[-1][2].append(line)
+        elif line.strip() and not line.startswith("#"):
+            raise BookError(f"{place}: text before the first passage; a passage begins with a line such as == name : label/path")
+    source = f"pocket/{path.stem}/anthology"
+    return tuple(with_leaves(passage("\n".join(lines).strip("\n") + "\n", label, source, labels, place)) for place, label, lines in found)
 
 
-def _between(rng: random.Random, low: int, high: int) -> int:
-    return low + int(rng.random() * (high - low + 1))
+@cache
+def pocket_labels() -> dict[str, str]:
+    """Every label with what it means, parents before children."""
+    return read_labels(DATA / "labels.txt")
 
 
-def _topical(rng: random.Random, *files: str) -> tuple[Grammar, Bound]:
-    topics = _lists("english.txt")["topics"]
-    grammar = _topic_grammar(topics[int(rng.random() * len(topics))], *files)
-    women, men = grammar.lists["woman"], grammar.lists["man"]
-    pick = [(group is women, group[int(rng.random() * len(group))][0]) for group in (women if rng.random() < 0.5 else men, men, women)]
-    is_woman, first = pick[0]
-    second = pick[1 if is_woman else 2][1]
-    he, his = ("she", "her") if is_woman else ("he", "his")
-    bound = {"A": first, "B": second, "he": he, "He": he.title(), "his": his, "His": his.title()}
-    bound |= {name: grammar.draw(name, rng, bound) for name in ("town", "surname")}
-    return grammar, bound
+def read_labels(path: Path) -> dict[str, str]:
+    """The labels of a file: on each line a path, two spaces or more, and what it means.
+
+    Raises:
+        BookError: a line is malformed, or a label stands before its parent.
+    """
+    labels: dict[str, str] = {}
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line and not line.startswith("#"):
+            label, _, meaning = line.partition("  ")
+            parent = label.rpartition("/")[0]
+            if not meaning.strip() or label in labels or (parent and parent not in labels):
+                raise BookError(f"{path}, line {number}: write a new label below its parent, two spaces, and what it means")
+            labels[label] = meaning.strip()
+    return labels
 
 
-def _english(grammar: Grammar, name: str, rng: random.Random, bound: Bound, keeps: bool = True) -> str:
-    text = grammar.draw(name, rng, bound if keeps else dict(bound))
-    return ARTICLE.sub(_article, text) if "a(n)" in text else text
+@cache
+def pocket_grammar() -> Grammar:
+    """The lists of all strata."""
+    return Grammar(DATA, pocket_labels(), PAYLOADS, topical="english", cast=_cast)
 
 
-def _article(match: re.Match[str]) -> str:
-    word = match[1].lower()
-    sounds_vowel = word.startswith(("hon", "hour")) or (word[0] in "aeiou" and not word.startswith(("use", "uni", "eu", "one")))
-    return "an " if sounds_vowel else "a "
+def with_leaves(document: Document) -> Document:
+    """The document with the leaves that its finished text shows, its spans in order, the longer first."""
+    spans = list(document.labels)
+    for start, end, label in document.labels:
+        if label in LEAVES:
+            pattern, rest = LEAVES[label]
+            done = start
+            for match in pattern.finditer(document.text, start, end):
+                group = next((name for name, text in match.groupdict().items() if text is not None and name != "env"), None)
+                if group is None:
+                    continue
+                spans += [Span(done, match.start(group), f"{label}/{rest}"), Span(*match.span(group), f"{label}/{group}")]
+                done = match.end(group)
+            spans.append(Span(done, end, f"{label}/{rest}"))
+    ordered = sorted((span for span in spans if span.start < span.end), key=lambda span: (span.start, -span.end, span.label))
+    return document._replace(labels=tuple(ordered))
 
 
-def _foreign(language: str, rng: random.Random) -> list[Segment]:
-    own = _grammar(f"{language}.txt")
-
-    def paragraph(low: int, high: int) -> str:
-        text = " ".join(own.draw("sentence", rng, {}) for _ in range(_between(rng, low, high)))
-        return PARTICLE.sub(_particle, text) if language == "korean" else text
-
-    if rng.random() < 0.7:
-        return [("\n\n".join(paragraph(3, 7) for _ in range(_between(rng, 1, 4))), language), ("\n", None)]
-    grammar, bound = _topical(rng)
-    return [
-        (_english(grammar, "sentence", rng, bound) + " ", None),
-        (paragraph(1, 3), language),
-        (" " + _english(grammar, "sentence", rng, bound) + "\n", None),
-    ]
+def _check_stratum(name: str, place: str) -> None:
+    if name not in STRATA:
+        raise BookError(f"{place}: there is no stratum {name!r}; the strata are {', '.join(STRATA)}")
 
 
-def _particle(match: re.Match[str]) -> str:
-    before, quote, (after_consonant, after_vowel) = match[1], match[2], match[3].split("/")
-    # A Hangul syllable's code is 28 * (consonant and vowel) + final consonant; 0 is none and 8 is ㄹ.
-    final = (ord(before) - 0xAC00) % 28
-    takes_second = final == 0 or (final == 8 and after_vowel == "로")
-    return before + quote + (after_vowel if takes_second else after_consonant)
-
-
-def _sequence(grammar: Grammar, rng: random.Random, n: int) -> str:
-    out: list[str] = []
-    n_letters = 0
-    while n_letters < n:
-        bits = rng.getrandbits(12)
-        part = grammar.draw("motif", rng, {}) if bits & 1 else "".join("ACGT"[bits >> shift & 3] for shift in (1, 3, 5))
-        out.append(part)
-        n_letters += len(part)
-    return "".join(out)[:n]
+def _cast(draft: Draft) -> None:
+    """Who is in an English document, and where: A is a woman or a man, and B another person."""
+    lists = [("woman", "she", "her"), ("man", "he", "his")]
+    who, he, his = lists[draft.between(0, 1)]
+    first = draft.aside(f"english/{who}", {})
+    second = first
+    while second == first:
+        second = draft.aside(f"english/{lists[draft.between(0, 1)][0]}", {})
+    draft.kept |= {"A": first, "B": second, "he": he, "He": he.title(), "his": his, "His": his.title()}
+    draft.kept |= {name: draft.aside(f"english/{name}", {}) for name in ("town", "surname")}
 
 
 def _wrapped(text: str, width: int) -> str:
     return "\n".join(text[i : i + width] for i in range(0, len(text), width))
 
 
-def _framed(frame: str, payload: str, label: str) -> list[Segment]:
-    before, _, after = frame.partition(PAYLOAD)
-    return [(before, None), (payload, label), (after, None)]
+def _base64(kind: str, low: int, high: int, width: int):
+    def write(draft: Draft) -> None:
+        n_bytes = draft.between(low, high)
+        if draft.random() < 0.5:
+            raw, of = draft.rng.getrandbits(8 * n_bytes).to_bytes(n_bytes, "big"), "of_bytes"
+        else:
+            text = draft.aside("english/sentence", {})
+            while len(text.encode()) < n_bytes:
+                text += " " + draft.aside("english/sentence", {})
+            raw, of = text.encode()[:n_bytes], "of_text"
+        text = _wrapped(base64.b64encode(raw).decode(), width) if width else base64.b64encode(raw).decode()
+        form = f"encoded/base64/{kind}"
+        draft.marks += [(len(draft.pieces), form), (len(draft.pieces), f"encoded/base64/{of}")]
+        draft.write_labelled(text[0], f"{form}/first")
+        draft.write_labelled(text[1:], f"{form}/interior")
+        draft.marks += [(len(draft.pieces), "")] * 2
+
+    return write
 
 
-def _data() -> Any:
-    return resources.files("sae_lib.corpus") / "pocket_data"
+def _digits(draft: Draft, n: int) -> str:
+    return f"{draft.rng.getrandbits(4 * n):0{n}x}"
 
 
-@cache
-def _lists(file: str) -> dict[str, list[str]]:
-    lists: dict[str, list[str]] = {}
-    entries: list[str] = []
-    for line in (_data() / file).read_text(encoding="utf-8").splitlines():
-        if line.startswith("== "):
-            entries = lists.setdefault(line[3:], [])
-        elif line and (lists or not line.startswith("#")):
-            entries.append(line)
-    return lists
+def _digest(draft: Draft) -> None:
+    draft.write_labelled(_digits(draft, (32, 40, 64)[draft.between(0, 2)]), "encoded/hex/digest")
 
 
-def _parts(line: str) -> list[str | Slot]:
-    """The pieces of an entry, last first, as `Grammar.draw` takes them from the end of a list."""
-    text = line.replace("\\\\n", "\1").replace("\\n", "\n").replace("\1", "\\n").replace("${payload}", PAYLOAD)
-    parts: list[str | Slot] = []
-    end = 0
-    for slot in SLOT.finditer(text):
-        if slot.start() > end:
-            parts.append(text[end : slot.start()])
-        parts.append((slot[1] or "", slot[2]))
-        end = slot.end()
-    if end < len(text):
-        parts.append(text[end:])
-    return parts[::-1]
+def _dump(draft: Draft) -> None:
+    n_lines = draft.between(3, 12)
+    raw = draft.rng.getrandbits(128 * n_lines).to_bytes(16 * n_lines, "big")
+    if draft.random() < 0.4:
+        raw = "".join(draft.aside("english/sentence", {}) + " " for _ in range(n_lines)).encode()[: 16 * n_lines]
+    offset, lines = 16 * draft.between(0, 4095), []
+    for i in range(0, len(raw) // 16 * 16, 16):
+        row = raw[i : i + 16]
+        letters = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        lines.append(f"{offset + i:08x}  {row[:8].hex(' ')}  {row[8:].hex(' ')}  |{letters}|")
+    draft.write_labelled("\n".join(lines), "encoded/hex/dump")
 
 
-@cache
-def _grammar(*files: str) -> Grammar:
-    return Grammar(*files)
+def _colour(draft: Draft) -> None:
+    draft.write_labelled("#" + _digits(draft, 6), "encoded/hex/literal")
 
 
-@cache
-def _topic_grammar(topic: str, *files: str) -> Grammar:
-    return _grammar("english.txt", *files).with_topic(topic)
+def _word(draft: Draft) -> None:
+    draft.write_labelled("0x" + _digits(draft, (4, 8, 16)[draft.between(0, 2)]), "encoded/hex/literal")
+
+
+def _coding(draft: Draft) -> None:
+    sense, stop = ([entry[0] for entry in draft.lists[f"codons/{name}"].entries] for name in ("sense", "stop"))
+    codons = [sense[int(draft.random() * len(sense))] for _ in range(draft.between(40, 200))]
+    draft.write_labelled(_wrapped("ATG" + "".join(codons) + stop[draft.between(0, len(stop) - 1)], 60), "dna/coding")
+
+
+def _repeat(draft: Draft) -> None:
+    unit = draft.aside("codons/unit", {})
+    letters = list(unit * (draft.between(120, 480) // len(unit)))
+    for _ in range(len(letters) // 40):
+        letters[draft.between(0, len(letters) - 1)] = "ACGT"[draft.between(0, 3)]
+    draft.write_labelled(_wrapped("".join(letters), 60), "dna/repeat")
+
+
+def _primer(draft: Draft) -> None:
+    draft.write_labelled("".join("ACGT"[draft.between(0, 3)] for _ in range(draft.between(18, 30))), "dna/primer")
+
+
+PAYLOADS = {
+    "mime": _base64("mime", 60, 300, 76),
+    "pem": _base64("pem", 96, 300, 64),
+    "inline": _base64("inline", 40, 160, 0),
+    "field": _base64("field", 9, 36, 0),
+    "digest": _digest,
+    "dump": _dump,
+    "colour": _colour,
+    "word": _word,
+    "coding": _coding,
+    "repeat": _repeat,
+    "primer": _primer,
+}
+"""What `${@name}` writes."""

@@ -69,8 +69,8 @@ class Corpus:
             BookError: an unknown stratum, unreadable text, or no document on the side asked for.
         """
         part = self._part(stratum)
-        if isinstance(part.source, PocketSource) and split is None:
-            yield from (document._replace(source=stratum) for document in part.source.documents(part.value or ""))
+        if isinstance(part.source, PocketSource):
+            yield from (document._replace(source=stratum) for document in part.source.documents(part.value or "", split))
         else:
             yield from (Document(text, stratum) for text in self._texts(part, split))
 
@@ -147,7 +147,7 @@ def open_corpus(spec: str, seed: int = 0) -> Corpus:
 
     Args:
         spec: one of
-            `pocket:` or `pocket:english=0.9,arabic=0.005` (the strata named, by weight);
+            `pocket:` or `pocket:english=0.995,arabic=0.005` (the strata named, by their shares);
             `files:<file, folder or glob>`, relative to the project root; `{stdlib}` and `{site-packages}` stand for Python's folders;
             `hub:<owner/name>` or `hub:<owner/name>:<configuration>`, or a local folder read by the same code;
             `<recipe>.toml`: sources mixed by weight.
@@ -208,7 +208,7 @@ def _source_parts(table: dict[str, Any], seed: int, place: str) -> list[Part]:
     except BookError as error:
         raise BookError(f"{place}, key from: {error}") from error
     if by and origin.startswith("pocket:"):
-        raise BookError(f"{place}: a pocket source takes its weights in `from`, as in pocket:english=0.9,arabic=0.005, and no `by`")
+        raise BookError(f"{place}: a pocket source takes its shares in `from`, as in pocket:english=0.995,arabic=0.005, and no `by`")
     if by:
         source = parts[0].source
         total = sum(_weight(weights, value, f"{place}, weights") for value in weights)
