@@ -154,7 +154,9 @@ def truth_scores(model: OneLayerTransformer, sae: SparseAutoencoder, text: Label
     return found
 
 
-def _tally(model: OneLayerTransformer, activations: Callable[[Tensor, Tensor], Tensor], units: Int[Tensor, " unit"], text: LabelledText) -> Tally:
+def _tally(
+    model: OneLayerTransformer, activations: Callable[[Tensor, Tensor], Tensor], units: Int[Tensor, " unit"], text: LabelledText
+) -> Tally:
     tally, tokens = Tally(len(units), text.sets, model.device), torch.from_numpy(text.tokens)
     # Small enough that the steps between two matrix products find the activations in the processor's cache.
     batch_contexts = max(1, BATCH_ELEMENTS // (max(len(units), model.W_out.shape[0]) * tokens.shape[1]))
@@ -232,7 +234,9 @@ def by_family(best: pd.DataFrame) -> pd.DataFrame:
     f1 = best.pivot(index="label", columns="kind", values="f1")
     families = f1.index.str.split("/").str[0]
     groups = [(family, f1[families == family]) for family in dict.fromkeys(families)] + [("all", f1)]
-    rows = {family: (len(rows), *rows[["feature", "neuron"]].median(), (rows["feature"] > rows["neuron"]).mean()) for family, rows in groups}
+    rows = {
+        family: (len(rows), *rows[["feature", "neuron"]].median(), (rows["feature"] > rows["neuron"]).mean()) for family, rows in groups
+    }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["labels", "feature's F1", "neuron's F1", "share won by features"])
 
 
@@ -332,7 +336,9 @@ def learnability(model: OneLayerTransformer, text: LabelledText, labels: Sequenc
     rows = []
     for i, label in enumerate(labels):
         found = [average_precision(scores[:, i], known[:, i]) for scores in (probe, token)]
-        rows.append({"label": label, "n_tokens": int(known[:, i].sum()), "probe": found[0], "token": found[1], "context": found[0] - found[1]})
+        rows.append(
+            {"label": label, "n_tokens": int(known[:, i].sum()), "probe": found[0], "token": found[1], "context": found[0] - found[1]}
+        )
     return pd.DataFrame(rows)
 
 

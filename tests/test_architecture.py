@@ -17,16 +17,16 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs"},
     {"train", "lab"},
-    {"metrics", "proxies", "features", "splitting", "universality"},
+    {"metrics", "proxies", "features", "truth", "splitting", "universality"},
     {"viz", "page", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 
 # Modules whose public names are the paper's own procedures; each says where in the paper it stands.
-OF_THE_PAPER = {"resampling", "sae", "metrics", "proxies", "splitting", "universality"}
+OF_THE_PAPER = {"resampling", "sae", "metrics", "proxies", "truth", "splitting", "universality"}
 
 # Public names there that are ours: they check, cut or look up, and the paper has nothing to say about them.
-OURS = {"context_batches", "check_fits", "TokenTable"}
+OURS = {"context_batches", "check_fits", "TokenTable", "Tally", "thresholds", "halves", "judged"}
 
 # What only the runner needs, and a reader of a single chapter does not.
 BOOK_TOOLS = {"papermill", "traitlets", "yaml"}

@@ -77,7 +77,10 @@ def test_a_kept_word_carries_the_label_of_its_list_each_time(tmp_path):
     [("egg", "an"), ("union", "a"), ("unimportant egg", "an"), ("hour", "an"), ("honey jar", "a"), ("European", "a"), ("one", "a")],
 )
 def test_articles_look_at_what_follows(tmp_path, noun, article):
-    assert drawn(tmp_path, "A(n) ${noun} and a(n) ⟨a⟩${noun}⟨/⟩", lists=f"== noun\n{noun}\n").text == f"{article.title()} {noun} and {article} {noun}"
+    assert (
+        drawn(tmp_path, "A(n) ${noun} and a(n) ⟨a⟩${noun}⟨/⟩", lists=f"== noun\n{noun}\n").text
+        == f"{article.title()} {noun} and {article} {noun}"
+    )
 
 
 @pytest.mark.parametrize(("noun", "written"), [("학생", "학생은"), ("의사", "의사는"), ("“불여일견”", "“불여일견”은")])

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sae_lib.corpus import Document, Span, anthology, anthology_text, labelled_text, labels_for_tokens, leaves, pocket_documents, pocket_labels
+from sae_lib.corpus import (
+    Document,
+    Span,
+    anthology,
+    anthology_text,
+    labelled_text,
+    labels_for_tokens,
+    leaves,
+    pocket_documents,
+    pocket_labels,
+)
 from sae_lib.errors import BookError
 
 

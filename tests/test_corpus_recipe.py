@@ -53,7 +53,9 @@ def test_weights_multiply_and_sum_to_one(recipe):
 
 
 def test_pocket_inside_a_recipe_keeps_its_own_shares(recipe):
-    corpus = recipe('[[source]]\nfrom = "pocket:english=0.75,dna=0.25"\nweight = 2\n[[source]]\nfrom = "files:HERE/code/*.py"\nweight = 2\n')
+    corpus = recipe(
+        '[[source]]\nfrom = "pocket:english=0.75,dna=0.25"\nweight = 2\n[[source]]\nfrom = "files:HERE/code/*.py"\nweight = 2\n'
+    )
     assert [tuple(stratum) for stratum in corpus.strata] == [("pocket/english", 0.375), ("pocket/dna", 0.125), ("code", 0.5)]
 
 

@@ -17,7 +17,9 @@ from sae_lib.corpus.documents import Document, Span
 from sae_lib.errors import BookError
 
 HEADER = re.compile(r"== (?P<name>[^\s:]+)(?: : (?P<label>\S+))?$")
-PIECE = re.compile(r"\$\{(?P<slot>[^}]*)\}|⟨(?P<mark>[^⟩]*)⟩|(?P<article>\b[Aa]\(n\) )|\((?P<particle>은/는|이/가|을/를|과/와|으로/로|이라는/라는)\)")
+PIECE = re.compile(
+    r"\$\{(?P<slot>[^}]*)\}|⟨(?P<mark>[^⟩]*)⟩|(?P<article>\b[Aa]\(n\) )|\((?P<particle>은/는|이/가|을/를|과/와|으로/로|이라는/라는)\)"
+)
 SLOT = re.compile(r"(?P<name>[\w.]+(?:/[\w.]+)?)?(?:#(?P<key>\w+))?(?:\*(?P<low>\d+)-(?P<high>\d+)(?:\|(?P<joint>.*))?)?", re.DOTALL)
 NUMBER = re.compile(r"(\d+)\.\.(\d+)")
 VOWEL = re.compile(r"(?!use|usu|uni(?![mn])|eu|(?:one|once)\b)[aeiou]|honest|honou?r|hour|heir", re.IGNORECASE)
@@ -280,7 +282,9 @@ class Grammar:
             return Made(self.payloads[slot[1:]])
         match = SLOT.fullmatch(slot)
         if match is None or not (match["name"] or match["key"]) or (match["key"] and match["low"]):
-            raise BookError(f"{place}: ${{{slot}}} is no slot; write ${{name}}, ${{file/name}}, ${{name#key}}, ${{name*2-5|joint}} or ${{1..9}}")
+            raise BookError(
+                f"{place}: ${{{slot}}} is no slot; write ${{name}}, ${{file/name}}, ${{name#key}}, ${{name*2-5|joint}} or ${{1..9}}"
+            )
         name = match["name"] or ""
         name = f"{file}/{name}" if name and "/" not in name else name
         if match["key"]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lib.corpus.documents import Document, Span
-from sae_lib.corpus.grammar import Draft, Grammar, check_mark, header, passage, read_text
+from sae_lib.corpus.grammar import Draft, Grammar, header, passage, read_text
 from sae_lib.errors import BookError
 
 DATA = Path(str(resources.files("sae_lib.corpus"))) / "pocket_data"
