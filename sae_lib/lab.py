@@ -29,7 +29,7 @@ from sae_lib.train import DictionaryTraining, ModelTraining, has_bf16, train_dic
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 MODELS = ("A", "B")
-TRUTH_TOKENS = 600_000
+TRUTH_TOKENS = 1_000_000
 """Labelled tokens that features are scored on; the rarest leaves have some dozens in either half."""
 _TEXT_IDENTITY = ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")
 """What decides the token ids, of all that the shards' JSON says."""
@@ -175,7 +175,8 @@ class Lab:
 
     def _model_run(self, name: str) -> Run:
         model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
-        n_held_out = 64 * 1_024
+        # The curve asks for it a hundred times, which must not cost more than a fraction of the training.
+        n_held_out = min(64 * 1_024, self.scale.model_tokens // 256)
 
         def train(checkpoint):
             return train_model(model, self.shards.train, self.validation(n_held_out), self._model_recipe(name), checkpoint)

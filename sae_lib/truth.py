@@ -28,7 +28,7 @@ UNITS_AT_A_TIME = 4_096
 """Units counted in one pass over the tokens; bounds the memory."""
 BATCH_ELEMENTS = 2**21
 """Activations computed at a time."""
-MIN_TOKENS = 20
+MIN_TOKENS = 50
 """A label with fewer tokens in either half of a text is not judged."""
 
 Scores = Float[np.ndarray, "unit label"]
@@ -353,7 +353,6 @@ def _probe(
     x: Float[Tensor, "token d_mlp"], truth: Bool[Tensor, "token label"], x_test: Float[Tensor, "test d_mlp"], seed: int
 ) -> Float[np.ndarray, "test label"]:
     mean, deviation = x.mean(0), x.std(0).clamp_min(1e-6)
-    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
     share = truth.float().mean(0).clamp(1e-6, 1 - 1e-6)
     weights = torch.zeros(x.shape[1], truth.shape[1], requires_grad=True)
     bias = share.logit().requires_grad_()
@@ -363,13 +362,14 @@ def _probe(
     draws = torch.Generator().manual_seed(seed)
     for _ in range(n_steps):
         rows = torch.randint(len(x), (batch,), generator=draws)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(x[rows] @ weights + bias, truth[rows].float())
+        loss = torch.nn.functional.binary_cross_entropy_with_logits((x[rows] - mean) / deviation @ weights + bias, truth[rows].float())
         optimiser.zero_grad()
         (loss * truth.shape[1]).backward()
         optimiser.step()
         decay.step()
     with torch.no_grad():
-        return (x_test @ weights + bias).numpy()
+        weights = weights / deviation[:, None]
+        return (x_test @ weights + (bias - mean @ weights)).numpy()
 
 
 def _token_only(

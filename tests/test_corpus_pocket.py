@@ -17,7 +17,7 @@ from sae_lib.corpus import STRATA, anthology, leaves, open_corpus, pocket_docume
 from sae_lib.corpus.pocket import DATA
 from sae_lib.errors import BookError
 
-SHA256 = "to be filled in"
+SHA256 = "f904fd2f37124564fc9e3c73c3d6390ca72e7861e4d3bd718b2bf2e2eba019d4"
 """Of the first 20 documents of every stratum, at seed 0. It changes with every word of the data, and with nothing else."""
 
 N_EACH = 100
@@ -293,6 +293,14 @@ def test_data_files_are_reviewable():
         assert len(text.encode()) <= 200_000, path
         assert "\r" not in text, path
         assert text == unicodedata.normalize("NFC", text), path
+
+
+def test_the_page_of_the_book_lists_every_stratum_and_label():
+    page = (DATA.parents[2] / "book" / "pocket.md").read_text(encoding="utf-8")
+    shares = dict(re.findall(r"^\| (\w+) \| ([\d.]+)% \|$", page, re.MULTILINE))
+    assert {name: float(share) for name, share in shares.items()} == {name: round(100 * share, 1) for name, share in STRATA.items()}
+    meanings = dict(re.findall(r"^\| (?:&emsp;)*`([\w/]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert meanings == pocket_labels()
 
 
 def test_memory_does_not_grow():
