@@ -120,7 +120,9 @@ def halves(text: LabelledText) -> tuple[LabelledText, LabelledText]:
 
 
 @torch.inference_mode()
-def truth_scores(model: OneLayerTransformer, sae: SparseAutoencoder, text: LabelledText) -> dict[Kind, TruthScores]:
+def truth_scores(
+    model: OneLayerTransformer, sae: SparseAutoencoder, text: LabelledText, kinds: Sequence[Kind] = ("feature", "neuron")
+) -> dict[Kind, TruthScores]:
     """Score every feature and every neuron against every label.
 
         F1 = 2 * precision * recall / (precision + recall)
@@ -132,9 +134,10 @@ def truth_scores(model: OneLayerTransformer, sae: SparseAutoencoder, text: Label
         model: the model whose MLP activations the dictionary reads.
         sae: the dictionary.
         text: labelled contexts, best not trained on.
+        kinds: what to score; neurons are active so often that they take most of the time.
 
     Returns:
-        Under "feature" and "neuron", arrays with one row a unit and one column a label of `text.labels`.
+        Under each kind, arrays with one row a unit and one column a label of `text.labels`.
 
     Source: ours.
     """
@@ -145,6 +148,8 @@ def truth_scores(model: OneLayerTransformer, sae: SparseAutoencoder, text: Label
     ]
     found: dict[Kind, TruthScores] = {}
     for kind, width, activations in everything:
+        if kind not in kinds:
+            continue
         parts = []
         for start in range(0, width, UNITS_AT_A_TIME):
             units = torch.arange(start, min(width, start + UNITS_AT_A_TIME), device=model.device)
@@ -261,7 +266,11 @@ def agreement(named: Bool[np.ndarray, "*tokens"], meant: Bool[np.ndarray, "*toke
 
 
 def best_labels(scores: dict[Kind, TruthScores], text: LabelledText, labels: Sequence[str]) -> pd.DataFrame:
-    """For each feature and each neuron the label that it fits best, chosen by F1 on the first half.
+    """For each feature and each neuron the label that it fits best on the first half.
+
+        skill = (F1 - F1 of always "yes") / (1 - F1 of always "yes")
+
+    A label that half of the tokens have is fitted well by a unit that always fires, so F1 alone would call every such unit by it.
 
     Args:
         scores: what `truth_scores` returned.
@@ -269,15 +278,16 @@ def best_labels(scores: dict[Kind, TruthScores], text: LabelledText, labels: Seq
         labels: labels to choose from.
 
     Returns:
-        One row a unit: `kind`, `index`, `label`, and the fields of `TruthScores`, measured on the second half. A unit that
-        fires on no label's tokens has the first label, with zeros.
+        One row a unit: `kind`, `index`, `label`, and the fields of `TruthScores`, measured on the second half.
 
     Source: ours.
     """
     columns = np.array([text.labels.index(label) for label in labels])
+    share = halves(text)[0].counts[columns] / halves(text)[0].tokens.size
+    always = 2 * share / (1 + share)
     tables = []
     for kind, table in scores.items():
-        best = columns[table.chosen_at[:, columns].argmax(1)]
+        best = columns[((table.chosen_at[:, columns] - always) / (1 - always)).argmax(1)]
         units = np.arange(len(best))
         found = {name: values[units, best] for name, values in table._asdict().items()}
         tables.append(pd.DataFrame({"kind": kind, "index": units, "label": np.array(text.labels)[best]} | found))

@@ -572,7 +572,7 @@ def labelled_text(text: str, spans: Sequence[tuple[int, int, str]], caption: str
     shown, innermost = [], {}
     for start, end in pairwise(edges):
         here = [label for low, high, label in sorted(spans, key=lambda span: (span[0], -span[1])) if low <= start and end <= high]
-        piece = escape(text[start:end])
+        piece = escape("\n".join(_visible(line) for line in text[start:end].split("\n")))
         if here:
             innermost[here[-1]] = None
             style = f"background:hsla({hues[here[-1].split('/')[0]]},70%,50%,{0.1 + 0.06 * len(here):.2f})"

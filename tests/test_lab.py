@@ -56,6 +56,16 @@ def test_text_to_dictionary_and_the_same_seed_gives_the_same_bits(tiny, monkeypa
     assert bits(Lab("tiny", seed=1, device="cpu").model("A")) != bits(first.model("A"))
 
 
+def test_the_truth_is_cut_by_the_runs_own_tokenizer(tiny, monkeypatch):
+    monkeypatch.setattr("sae_lib.lab.TRUTH_TOKENS", 6_400)
+    lab = Lab("tiny", device="cpu")
+    assert lab.truth.tokens.shape == (200, 32)
+    assert lab.truth.tokens.max() < lab.tokenizer.get_vocab_size()
+    assert lab.truth.holds("prose").any()
+    assert lab.anthology.holds("script/korean").any()
+    assert not set(lab.truth.tokens[0].tolist()) == set(lab.shards.train.contexts([0], 32)[0].tolist())
+
+
 def test_what_exists_is_loaded_and_not_trained_again(tiny, capsys):
     trained = Lab("tiny", device="cpu").dictionary("A/0")
     assert "dictionary A/0" in capsys.readouterr().err

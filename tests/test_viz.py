@@ -172,6 +172,27 @@ def test_token_strips_escape_and_show_what_hides():
     assert "underline" in html
 
 
+def test_labelled_text_nests_escapes_and_lists_the_innermost():
+    html = viz.labelled_text("<b>ab\u202ec</b>\n", [(0, 11, "markup/html"), (3, 4, "x/y"), (0, 3, "markup/html/tag")], "<i>").data
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert "\\u{202e}" in html
+    assert 'title="markup/html · x/y"' in html
+    assert ">b\\u{202e}c&lt;/b&gt;" in html
+    assert "<small>markup/html/tag, x/y, markup/html</small>" in html
+    assert html.count("<span") == html.count("</span>") == 3
+
+
+def test_two_other_kinds_and_another_score():
+    table = pd.DataFrame({"target": ["t", "t"], "kind": ["probe", "token only"], "score": [0.9, 0.2]})
+    figure = viz.feature_vs_neuron(table, score="score", axis="Average precision")
+    assert figure.layout.xaxis.title.text == "Average precision"
+    assert [trace.name for trace in figure.data if trace.mode == "markers"] == ["probe", "token only"]
+    assert "t: probe 0.90, token only 0.20" in figure.layout.meta["alt"]
+    with pytest.raises(BookError, match="needs the column 'pearson'"):
+        viz.feature_vs_neuron(table)
+
+
 def test_token_strips_shade_by_activation():
     html = viz.token_strips(examples()).data
     assert html.count("rgba(0,114,178,0.55)") == 1
