@@ -82,7 +82,7 @@ def test_twins_and_arms_are_runs_of_their_own(tiny):
     assert bits(arms[0]) == bits(lab.dictionary("A/1"))
     assert "lambda" in lab.provenance("A/1")
     assert lab.provenance("A/1")["train_tokens"] == 20_000
-    assert len(list((tiny / "runs").glob("tiny-A-1*"))) == 3
+    assert len(list((tiny / "runs").glob("tiny-A-1-*"))) == 3
 
 
 def test_held_out_contexts_run_through_the_whole_split(tiny):
