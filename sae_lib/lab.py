@@ -29,7 +29,7 @@ from sae_lib.train import DictionaryTraining, ModelTraining, has_bf16, train_dic
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 MODELS = ("A", "B")
-TRUTH_TOKENS = 1_000_000
+TRUTH_TOKENS = 600_000
 """Labelled tokens that features are scored on; the rarest leaves have some dozens in either half."""
 _TEXT_IDENTITY = ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")
 """What decides the token ids, of all that the shards' JSON says."""
