@@ -177,17 +177,21 @@ def _scores(chosen: Tally, measured: Tally, width: int) -> TruthScores:
     for start in range(0, width, 256):
         units = slice(start, min(width, start + 256))
         hits, named, wanted = chosen.curves(units)
-        f1, step = (2 * hits / (named + wanted).clamp_min(1)).max(1)
+        f1, step = _f1(hits, named, wanted).max(1)
         hits, named, wanted = measured.curves(units)
         precision, recall = hits / named.clamp_min(1), hits / wanted.clamp_min(1)
         gained = recall - torch.cat([recall[:, 1:], torch.zeros_like(recall[:, :1])], 1)
         # Tokens on which a unit is silent come last, all at once, and among all tokens the label has its own share.
         silent = (1 - recall[:, 0]) * wanted / measured.tokens.sum()
         at = step[:, None]
-        chance = [table.gather(1, at)[:, 0] for table in (precision, recall, 2 * hits / (named + wanted).clamp_min(1))]
-        parts.append((f1, step, *chance, (gained * precision).sum(1) + silent))
+        there = [table.gather(1, at)[:, 0] for table in (precision, recall, _f1(hits, named, wanted))]
+        parts.append((f1, step, *there, (gained * precision).sum(1) + silent))
     f1, step, *rest = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
     return TruthScores(f1, thresholds()[step], *rest, measured.pearson().cpu().numpy())
+
+
+def _f1(hits: Tensor, named: Tensor, wanted: Tensor) -> Tensor:
+    return 2 * hits / (named + wanted).clamp_min(1)
 
 
 def judged(text: LabelledText, labels: Sequence[str] | None = None) -> list[str]:

@@ -83,14 +83,19 @@ def test_articles_look_at_what_follows(tmp_path, noun, article):
     )
 
 
-@pytest.mark.parametrize(("noun", "written"), [("학생", "학생은"), ("의사", "의사는"), ("“불여일견”", "“불여일견”은")])
-def test_particles_look_at_what_stands_before(tmp_path, noun, written):
-    assert drawn(tmp_path, "${noun}(은/는)", lists=f"== noun\n{noun}\n").text == written
-
-
-@pytest.mark.parametrize(("noun", "written"), [("집", "집으로"), ("학교", "학교로"), ("마을", "마을로")])
-def test_the_particle_of_direction_treats_rieul_as_a_vowel(tmp_path, noun, written):
-    assert drawn(tmp_path, "${noun}(으로/로)", lists=f"== noun\n{noun}\n").text == written
+@pytest.mark.parametrize(
+    ("particle", "noun", "written"),
+    [
+        ("은/는", "학생", "학생은"),
+        ("은/는", "의사", "의사는"),
+        ("은/는", "“불여일견”", "“불여일견”은"),
+        ("으로/로", "집", "집으로"),
+        ("으로/로", "학교", "학교로"),
+        ("으로/로", "마을", "마을로"),
+    ],
+)
+def test_particles_look_at_what_stands_before(tmp_path, particle, noun, written):
+    assert drawn(tmp_path, f"${{noun}}({particle})", lists=f"== noun\n{noun}\n").text == written
 
 
 @pytest.mark.parametrize(

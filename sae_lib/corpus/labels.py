@@ -78,7 +78,7 @@ def labels_for_tokens(
 
     Args:
         document: a text with labelled spans.
-        offsets: first and last-but-one character of each token, as the tokenizer's encoding gives them.
+        offsets: first character of each token and one past its last, as the tokenizer's encoding gives them.
         labels: the columns; None means all of the pocket corpus.
 
     Raises:
