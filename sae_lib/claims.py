@@ -140,6 +140,8 @@ _LEDGER = (
         f"{_TMS}, Demonstrating Superposition",
         "20 features, 5 dimensions, importance 0.7^i, linear, any sparsity",
         "5 norms above 0.9, 15 below 0.1, largest shared-ness below 0.05",
+        holds=(Band("long", 5, 5), Band("short", 15, 15), Band("shared", None, 0.05)),
+        partly=(Band("shared", None, 0.05),),
     ),
     Claim(
         2,
@@ -160,6 +162,9 @@ _LEDGER = (
         f"{_TMS}, Superposition as a Phase Change",
         "20 x 20 grid, best 9 of 10 models",
         "along equal importance the class flips between density 0.50 and 0.65 (theory: 4/7)",
+        holds=(Band("flip", 0.50, 0.65),),
+        partly=(Band("flip", ABOVE_ZERO, 1),),
+        numbers={"flip": 4 / 7},
     ),
     Claim(
         4,
@@ -169,6 +174,8 @@ _LEDGER = (
         f"{_TMS}, Superposition as a Phase Change",
         "classify each grid cell by theory and by experiment",
         "at least 90% of the cells agree, and the misses touch a boundary",
+        holds=(Band("agreement", 0.90), Band("misses_at_boundary", 1, 1)),
+        partly=(Band("agreement", 0.75),),
     ),
     Claim(
         5,
@@ -178,6 +185,8 @@ _LEDGER = (
         f"{_TMS}, The Geometry of Superposition",
         "400 features, 30 dimensions, at least 20 densities",
         "at least 4 adjacent densities within 0.03 of 1/2",
+        holds=(Band("plateau", 4),),
+        partly=(Band("plateau", 2),),
     ),
     Claim(
         6,
@@ -187,6 +196,8 @@ _LEDGER = (
         f"{_TMS}, The Geometry of Superposition",
         "histogram of feature dimensionality over densities",
         "mass within 0.02 of these values at least twice a uniform baseline, the peak at 1/2 the largest",
+        holds=(Band("mass / uniform_mass", 2), Band("half_is_largest", 1, 1)),
+        partly=(Band("mass / uniform_mass", 1),),
     ),
     Claim(
         7,
@@ -196,6 +207,8 @@ _LEDGER = (
         f"{_TMS}, The Geometry of Superposition",
         "components of the interference graph",
         "no cluster at 0.60, and some models show 2/3 and 1/2 components together",
+        holds=(Band("mass_060 / uniform_mass_060", None, 1), Band("models_with_both", 1)),
+        partly=(Band("models_with_both", 1),),
     ),
     Claim(
         8,
@@ -205,6 +218,9 @@ _LEDGER = (
         f"{_TMS}, Non-Uniform Superposition",
         "5 features, 2 dimensions, density 0.05, best of 20 fits",
         "transition at a ratio between 2 and 3.2, where the loss curves cross",
+        holds=(Band("transition", 2, 3.2), Band("curves_cross", 1, 1)),
+        partly=(Band("transition", 1, 10),),
+        numbers={"transition": 2.5},
     ),
     Claim(
         9,
@@ -214,6 +230,8 @@ _LEDGER = (
         f"{_TMS}, Correlated and Anticorrelated Features",
         "4 features, 2 dimensions, best of 20 seeds",
         "pair cosine under 0.15, and below -0.9",
+        holds=(Band("cosine_together", -0.15, 0.15), Band("cosine_apart", None, -0.9)),
+        partly=(Band("cosine_together - cosine_apart", ABOVE_ZERO),),
     ),
     Claim(
         10,
@@ -223,6 +241,8 @@ _LEDGER = (
         f"{_TMS}, Local Almost-Orthogonal Bases",
         "three correlated pairs in 2 dimensions",
         "the number of collapsed pairs never falls with density; 0 at 0.03 and 3 at 0.5",
+        holds=(Band("never_falls", 1, 1), Band("collapsed_sparse", 0, 0), Band("collapsed_dense", 3, 3)),
+        partly=(Band("collapsed_dense - collapsed_sparse", 1),),
     ),
     Claim(
         11,
@@ -232,6 +252,8 @@ _LEDGER = (
         f"{_TMS}, Superposition and Learning Dynamics",
         "dimensionality of each feature during the training of the digon model",
         "at least one swap with a loss drop inside 1% of training",
+        holds=(Band("swaps_with_drop", 1),),
+        partly=(Band("swaps", 1),),
     ),
     Claim(
         12,
@@ -241,6 +263,9 @@ _LEDGER = (
         f"{_TMS}, Relationship to Adversarial Robustness",
         "analytic L2 attack of norm 0.1",
         "ratio above 2 and rank correlation with features per dimension above 0.9",
+        holds=(Band("vulnerability_ratio", 2), Band("rank_correlation", 0.9)),
+        partly=(Band("vulnerability_ratio", 1), Band("rank_correlation", 0.5)),
+        numbers={"vulnerability_ratio": 3},
     ),
     Claim(
         13,
@@ -250,6 +275,8 @@ _LEDGER = (
         f"{_TMS}, Computation in Superposition",
         "polysemantic neurons against density",
         "none at density 1, at least 90% at density 0.001",
+        holds=(Band("polysemantic_dense", 0, 0), Band("polysemantic_sparse", 0.9)),
+        partly=(Band("polysemantic_sparse - polysemantic_dense", ABOVE_ZERO),),
     ),
     Claim(
         14,
@@ -259,6 +286,7 @@ _LEDGER = (
         f"{_TMS}, Computation in Superposition",
         "two-feature neurons of unequal size",
         "at least one instance in 20 seeds with an input ratio over 2.5 and the inverse output ratio",
+        holds=(Band("motifs", 1),),
     ),
     Claim(
         15,
@@ -268,6 +296,8 @@ _LEDGER = (
         f"{_DD}, first part",
         "1,000 features, 2 dimensions, 3 to 10,000 points",
         "dimensionality of points within 10% of 2/T below T = 10; a bump at least 10% above both sides, gone with weight decay 1",
+        holds=(Band("point_error", None, 0.10), Band("bump", 0.10), Band("bump_decayed", None, 0.05)),
+        partly=(Band("bump", ABOVE_ZERO), Band("bump - bump_decayed", ABOVE_ZERO)),
     ),
     # B. Dictionary training
     Claim(
