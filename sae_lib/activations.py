@@ -8,6 +8,7 @@ Every order is a function of the seed and the block's number alone, so batch num
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +25,20 @@ def seeded(*numbers: int) -> torch.Generator:
     """A CPU generator whose stream is a function of all the given numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What a dictionary is trained on: batches of activations that can be had by number, again and in any order."""
+
+    def batch(self, number: int) -> Tensor:
+        """The activations of one batch."""
+
+    def batches(self, n: int) -> Iterator[Tensor]:
+        """The first n batches."""
+
+    def elsewhere(self, number: int) -> "Stream":
+        """Other activations of the same kind."""
 
 
 class ContextOrder:

@@ -61,6 +61,10 @@ class Scale:
     """Sparsity weight, with the squared error averaged over elements."""
     analysis_tokens: int
     """Held-out tokens that the chapters measure on."""
+    toy_steps: int
+    """Training steps of a toy model."""
+    toy_points: int
+    """Most data points that a toy model on finite data is given."""
     bf16: bool
     """Products in bfloat16 where the processor has it."""
 
@@ -110,6 +114,8 @@ SCALES: dict[str, Scale] = {
             sae_lr=4e-3,
             l1_coeff=2e-3,
             analysis_tokens=100_000,
+            toy_steps=1_000,
+            toy_points=1_000,
             bf16=True,
         ),
         Scale(
@@ -130,6 +136,8 @@ SCALES: dict[str, Scale] = {
             sae_lr=1e-3,
             l1_coeff=4e-3,
             analysis_tokens=500_000,
+            toy_steps=4_000,
+            toy_points=10_000,
             bf16=True,
         ),
         Scale(
@@ -150,6 +158,8 @@ SCALES: dict[str, Scale] = {
             sae_lr=3e-4,
             l1_coeff=4e-3,
             analysis_tokens=2_000_000,
+            toy_steps=10_000,
+            toy_points=10_000,
             bf16=True,
         ),
         Scale(
@@ -170,6 +180,8 @@ SCALES: dict[str, Scale] = {
             sae_lr=1e-4,
             l1_coeff=4e-3,
             analysis_tokens=100_000_000,
+            toy_steps=50_000,
+            toy_points=10_000,
             bf16=True,
         ),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sae_lib.activations import ActivationStream, ContextOrder, seeded
+from sae_lib.activations import ContextOrder, Stream, seeded
 from sae_lib.corpus import TokenSplit
 from sae_lib.errors import BookError
 from sae_lib.resampling import ResamplingSchedule, dead_features, resample_dead_features
@@ -186,9 +186,7 @@ def validation_loss(model: OneLayerTransformer, contexts: Tensor, bf16: bool = F
     return total / len(contexts)
 
 
-def train_dictionary(
-    sae: SparseAutoencoder, stream: ActivationStream, recipe: DictionaryTraining, checkpoint: Checkpoint
-) -> Iterator[dict]:
+def train_dictionary(sae: SparseAutoencoder, stream: Stream, recipe: DictionaryTraining, checkpoint: Checkpoint) -> Iterator[dict]:
     """Train a dictionary in place and yield its curve.
 
     Args:
@@ -257,7 +255,7 @@ def _resample(
     sae: SparseAutoencoder,
     optimizer: torch.optim.Optimizer,
     last_fired: Tensor,
-    stream: ActivationStream,
+    stream: Stream,
     recipe: DictionaryTraining,
     step: int,
 ) -> int:
