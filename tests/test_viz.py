@@ -209,8 +209,8 @@ def test_token_strips_shade_by_activation():
         (lambda: viz.resampling_arms({}), "no training log"),
         (lambda: viz.density_histogram(pd.DataFrame({"left": [0]})), "needs the column 'right'"),
         (lambda: viz.logit_histogram(pd.Series([1.0, 2.0]), [True]), "one flag a token"),
-        (lambda: viz.toy_vectors({}), "no weight matrix"),
-        (lambda: viz.toy_vectors({"1": np.eye(3)}), r"shape \[3, 3\], not \[2, n_features\]"),
+        (lambda: viz.toy_vectors({}), "no matrix"),
+        (lambda: viz.toy_vectors({"1": np.eye(3)}), r"shape \[3, 3\], not \[2, columns\]"),
         (lambda: viz.token_strips(pd.DataFrame({"rank": [1]})), "needs the column 'activation'"),
     ],
 )
