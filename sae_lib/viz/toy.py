@@ -17,7 +17,7 @@ from sae_lib.viz.base import FEATURE, GRID, MAX_POINTS, PAPER, PROXY, Number, Nu
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-SHADES = (FEATURE, "#444444", "#E08214", "#56B4E9", "#003F63", "#8A8A8A")
+SHADES = (FEATURE, "#444444", "#56B4E9", "#8A8A8A", "#003F63", "#B0B0B0")
 PHASE_COLOURS = ("#D9D9D9", "#FDD9B5", "#9CC9E8", "#4A90C2", "#F2F2F2")
 
 
@@ -123,7 +123,7 @@ def _gram(W: np.ndarray) -> list:
     others = np.clip(((W / np.maximum(norm, 1e-9)).T @ W) ** 2 @ np.ones(len(norm)) - norm**2, 0, None)
     heat = go.Heatmap(
         x=number, y=number, z=[[float(f"{v:.2g}") for v in row] for row in W.T @ W], zmin=-1, zmax=1, colorscale="RdBu_r",
-        colorbar={"len": 0.65, "y": 0.68, "title": "product", "thickness": 12},
+        colorbar={"orientation": "h", "len": 0.5, "thickness": 10, "y": 1.01, "yanchor": "bottom", "tickvals": [-1, 0, 1]},
         hovertemplate="feature %{x} with feature %{y}: %{z}<extra></extra>",
     )  # fmt: skip
     fill = {"color": rounded(others), "cmin": 0, "cmax": 1, "colorscale": "Blues", "line": {"color": "#222222", "width": 1}}
@@ -172,11 +172,17 @@ def _stack(C: np.ndarray, depth: int, share: Number) -> list[go.Bar]:
     traces = []
     for place in range(depth):
         values = np.take_along_axis(C, order[:, place : place + 1], 1)[:, 0]
-        pattern = {"shape": ["/" if many else "" for many in several], "fgcolor": "#FFFFFF", "size": 6, "solidity": 0.25}
+        pattern = {
+            "shape": ["/" if many else "" for many in several],
+            "fillmode": "overlay",
+            "fgcolor": "#FFFFFF",
+            "size": 7,
+            "solidity": 0.3,
+        }
         names = [f"{feature + 1}" for feature in order[:, place]]
         traces.append(
             go.Bar(
-                x=number, y=rounded(values), text=names if place < 2 and len(C) <= 12 else None, textposition="inside", customdata=names,
+                x=number, y=rounded(values), text=names if place < 2 and len(C) <= 12 else None, textposition="inside", textangle=0, customdata=names,
                 marker={"color": shades[place % len(shades)], "pattern": pattern, "line": {"color": "#FFFFFF", "width": 1}},
                 hovertemplate="neuron %{x}, feature %{customdata}: %{y}<extra></extra>",
             )
@@ -266,11 +272,15 @@ def dimensionality_strip(table: pd.DataFrame, levels: Mapping[str, Number] | Non
             customdata=table["count"].tolist(), hovertemplate="1/density %{x}: %{customdata} features at %{y}<extra></extra>",
         )
     )  # fmt: skip
-    for name, value in (levels or {}).items():
-        figure.add_hline(y=value, line={"color": "#444444", "dash": "dot", "width": 1}, annotation_text=name, annotation_position="right")
+    below = np.inf
+    for name, value in sorted((levels or {}).items(), key=lambda level: -level[1]):
+        # A label close under another one goes below its rule.
+        note = {"text": name, "font": {"size": 11}, "xanchor": "left", "yshift": -8 if below - value < 0.04 else 0}
+        figure.add_hline(y=value, line={"color": "#444444", "dash": "dot", "width": 1}, annotation=note, annotation_position="right")
+        below = value
     figure.update_xaxes(title_text="1 / density", **_plain_log(1 / table["density"]))
     figure.update_yaxes(title_text="dimensionality of a feature", range=[0, 1.05])
-    figure.update_layout(margin={"r": 96}, showlegend=False)
+    figure.update_layout(margin={"r": 116}, showlegend=False)
     common = table.groupby("dimensionality")["count"].sum().idxmax()
     return finish(figure, f"Dimensionality of single features by density; the commonest is {common:.2f}.", 460)
 
@@ -289,7 +299,9 @@ def polytopes(frames: Mapping[str, np.ndarray], label: str = "features") -> go.F
     figure = go.Figure(next(iter(drawn.values())))
     reach = 1.2 * max(float(np.abs(W).max()) for W in models.values())
     axis = {"range": [-reach, reach], "showticklabels": False, "title": "", "showbackground": False, "gridcolor": GRID, "zeroline": False}
-    figure.update_layout(scene={"xaxis": axis, "yaxis": axis, "zaxis": axis, "aspectmode": "cube"})
+    figure.update_layout(
+        scene={"xaxis": axis, "yaxis": axis, "zaxis": axis, "aspectmode": "cube", "camera": {"eye": {"x": 1.1, "y": 0.9, "z": 0.7}}}
+    )
     _slider(figure, drawn, label)
     corners = [f"{int((np.linalg.norm(W, axis=0) > 0.5).sum())} corners for {key} {label}" for key, W in models.items()]
     return finish(figure, f"Feature directions in three dimensions: {', '.join(corners)}.", 560)
