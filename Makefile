@@ -64,7 +64,7 @@ format: $(STAMP) ## mend what `make lint` can mend by itself
 refresh: $(STAMP) ## run the chapters in place at their defaults and store the outputs
 	@for chapter in $(CHAPTERS); do \
 		echo "$$chapter"; \
-		SAE_BOOK_RENDERER=book $(BIN)/jupyter execute --inplace --kernel_name=python3 "$$chapter"; \
+		TQDM_DISABLE=1 SAE_BOOK_RENDERER=book $(BIN)/jupyter execute --inplace --kernel_name=python3 "$$chapter"; \
 		$(STRIP) "$$chapter"; \
 	done
 

@@ -32,7 +32,7 @@ class Chapter(NamedTuple):
     path: Path
     """Where the notebook is, absolute."""
     name: str
-    """As the table of contents has it, for instance `chapters/04_arabic`."""
+    """As the table of contents has it, for instance `chapters/07_arabic`."""
     parameters: dict[str, Any]
     """What the chapter is to be given; only what differs from its own defaults."""
 

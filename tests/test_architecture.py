@@ -17,8 +17,8 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs"},
     {"train", "lab"},
-    {"metrics", "proxies", "features", "truth", "splitting", "universality"},
-    {"viz", "page", "build", "cli"},
+    {"metrics", "proxies", "features", "truth", "splitting", "universality", "planted"},
+    {"viz", "page", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 

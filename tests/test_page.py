@@ -15,7 +15,7 @@ from sae_lib import page
 from sae_lib.claims import CLAIMS, claim
 from sae_lib.errors import BookError
 
-CHAPTER = "03_sparse_autoencoder"
+CHAPTER = "05_sparse_autoencoder"
 GOOD = {16: page.Measured({"loss_recovered": 0.79, "l0": torch.tensor(14.0)}, interval=(0.78, 0.8), n=np.int64(500_000), unit="tokens")}
 
 
@@ -260,7 +260,7 @@ def chapters(project):
     (project / "chapters").mkdir()
     for name, title, glance in (
         (CHAPTER, "The <i>dictionary</i>", "| Claims | C2 one, C16 two |"),
-        ("10_scorecard", "Scorecard", "| Claims | none |"),
+        ("12_scorecard", "Scorecard", "| Claims | none |"),
     ):
         cells = [{"cell_type": "markdown", "source": ["(ch-x)=\n", f"# {title}\n"]}, {"cell_type": "markdown", "source": glance}]
         (project / "chapters" / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))

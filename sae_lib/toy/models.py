@@ -119,7 +119,8 @@ def fit(
         BookError: `n_restarts` or `n_steps` is below 1.
 
     Source: Elhage et al. 2022, "Demonstrating Superposition" (fit several times, keep the lowest loss).
-    Differs: weights start by Xavier's normal rule; steps, batch and rate are ours.
+    Differs: weights start by Xavier's normal rule, where input and output weights are apart the latter as the absolute
+    values of the former; steps, batch and rate are ours.
     """
     *_, last = _training(task, n_restarts, n_steps, batch_size, lr, seed, n_steps, start)
     return last[1]
@@ -167,7 +168,8 @@ def _training(
     n_models = len(task.density) * n_restarts
     deviation = math.sqrt(2 / (n + m))
     W_in = deviation * torch.randn(n_models, m, n, generator=generator)
-    W_out = W_in if tied else deviation * torch.randn(n_models, m, n, generator=generator)
+    # Out of a neuron only positive weights: with signs of their own, half of the outputs would start shut by the last ReLU.
+    W_out = W_in if tied else W_in.abs()
     model = ToyFit(W_in, W_out, torch.zeros(n_models, n), torch.zeros(n_models))
     if start is not None:
         model = ToyFit(*(tensor.flatten(0, 1).clone() for tensor in start))

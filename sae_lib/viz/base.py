@@ -113,6 +113,7 @@ def _json(value: object) -> str:
 
 
 def finish(figure: go.Figure, alt: str, height: int = 420) -> go.Figure:
+    """Give a figure the template, its height and its text alternative, and say so where nothing was measured."""
     empty = not any(_has_points(trace) for trace in figure.data)
     if empty:
         figure.add_annotation(text="nothing to draw: no value was measured", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
@@ -127,12 +128,14 @@ def _has_points(trace: BaseTraceType) -> bool:
 
 
 def panels(rows: int) -> go.Figure:
+    """Panels under one another over one horizontal axis."""
     if rows < 1:
         raise BookError("a training figure needs at least one column to draw; name it, such as ['loss']")
     return make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.06)
 
 
 def need(table: pd.DataFrame, columns: Iterable[str], what: str, empty: bool = False) -> None:
+    """Refuse a table that lacks a column, or all rows unless it may be empty."""
     missing = [column for column in columns if column not in table]
     if missing:
         raise BookError(f"{what} needs the column {missing[0]!r}; it has {', '.join(map(str, table.columns)) or 'none'}")
@@ -141,4 +144,5 @@ def need(table: pd.DataFrame, columns: Iterable[str], what: str, empty: bool = F
 
 
 def rounded(values: Numbers) -> list[float | None]:
+    """Numbers to four digits, so that stored figures stay small; what is not finite becomes None."""
     return [float(f"{value:.4g}") if math.isfinite(value) else None for value in np.asarray(values, dtype=float)]

@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 from sae_lib.errors import BookError
 from sae_lib.viz.base import FEATURE, GRID, MAX_POINTS, PAPER, PROXY, Number, Numbers, finish, need, rounded
 
+NOTE = {"showarrow": False, "font": {"size": 11}, "bgcolor": "rgba(255,255,255,0.75)"}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 SHADES = (FEATURE, "#444444", "#56B4E9", "#8A8A8A", "#003F63", "#B0B0B0")
@@ -182,7 +183,8 @@ def _stack(C: np.ndarray, depth: int, share: Number) -> list[go.Bar]:
         names = [f"{feature + 1}" for feature in order[:, place]]
         traces.append(
             go.Bar(
-                x=number, y=rounded(values), text=names if place < 2 and len(C) <= 12 else None, textposition="inside", textangle=0, customdata=names,
+                x=number, y=rounded(values), text=names if place < 2 and len(C) <= 12 else None, textposition="inside", textangle=0,
+                customdata=names,
                 marker={"color": shades[place % len(shades)], "pattern": pattern, "line": {"color": "#FFFFFF", "width": 1}},
                 hovertemplate="neuron %{x}, feature %{customdata}: %{y}<extra></extra>",
             )
@@ -396,11 +398,20 @@ def curves(
             if len(ends):
                 words.append(f"{column.replace('_', ' ')}{f' of {name}' if by else ''} from {ends.iloc[0]:.3g} to {ends.iloc[-1]:.3g}")
         for name, value in (levels or {}).items():
-            rule = {"color": PAPER, "dash": "dot", "width": 1.5}
-            figure.add_hline(y=value, line=rule, annotation_text=name, annotation_position="top left", row=row, col=1)
+            figure.add_hline(y=value, line={"color": PAPER, "dash": "dot", "width": 1.5}, row=row, col=1)
+            note = {
+                **NOTE,
+                "x": 0.01,
+                "xref": "x domain",
+                "xanchor": "left",
+                "y": math.log10(value) if log_y else value,
+                "yanchor": "bottom",
+            }
+            figure.add_annotation(text=name, **note, row=row, col=1)
         for name, value in (marks or {}).items():
-            rule = {"color": "#666666", "dash": "dash", "width": 1}
-            figure.add_vline(x=value, line=rule, annotation_text=name if row == 1 else "", annotation_position="top", row=row, col=1)
+            figure.add_vline(x=value, line={"color": "#666666", "dash": "dash", "width": 1}, row=row, col=1)
+            note = {**NOTE, "x": math.log10(value) if log_x else value, "xanchor": "right", "y": 0.98, "yref": "y domain", "yanchor": "top"}
+            figure.add_annotation(text=name, textangle=-90, **note, row=row, col=1)
         figure.update_yaxes(title_text=column.replace("_", " "), row=row, col=1, **(_plain_log(table[column]) if log_y else {}))
     if log_x:
         figure.update_xaxes(**_plain_log(table[x]))
