@@ -77,6 +77,21 @@ def test_edges_join_neighbours_of_an_octahedron():
     assert len(edges.x) == 3 * 12
 
 
+def test_a_solid_says_its_corners_and_keeps_their_numbers():
+    figure = viz.polytopes({"3": np.eye(3), "none": np.zeros((3, 3)), "4": np.array([[1, 0, 0, 0], [0, 0.1, 0, 1], [0, 0, 1, 0.0]])})
+    assert "3 corners (3 of dimensionality 1.00)" in figure.layout.meta["alt"]
+    assert "0 corners (none)" in figure.layout.meta["alt"]
+    assert list(figure.frames[2].data[2].text) == ["1", "3", "4"]
+
+
+def test_a_curve_keeps_its_jump_and_thins_its_plateaus():
+    steps = np.arange(10_000)
+    share = np.where(steps < 6_543, 0.25, 0.5)
+    drawn = viz.learning(steps.tolist(), share[:, None], np.linspace(2, 1, 10_000)).data[0]
+    assert len(drawn.x) < 20
+    assert {6_542, 6_543} <= set(drawn.x)
+
+
 def test_lines_differ_by_more_than_colour():
     lines = viz.curves(CURVES, "density", ["loss"], by="kind").data
     assert lines[0].line.dash != lines[1].line.dash
@@ -97,6 +112,12 @@ def test_lines_differ_by_more_than_colour():
         (lambda: viz.dimensionality_strip(pd.DataFrame({"density": [1.0]})), "'dimensionality'"),
         (lambda: viz.learning([1, 2], np.zeros((3, 2)), np.zeros(2)), r"\[2, feature\]"),
         (lambda: viz.curves(CURVES, "density", ["gain"]), "'gain'"),
+        (lambda: viz.curves(CURVES, "density", []), "no column"),
+        (lambda: viz.curves(CURVES.assign(density=0.0), "density", ["loss"]), "'density'"),
+        (lambda: viz.gram({"1": np.eye(2), "2": np.eye(2, 3)}), "there are 2, 3"),
+        (lambda: viz.phase_diagram({"x": np.full((1, 1), 2)}, ["a", "b"], np.ones(1), np.ones(1)), "from 0 to 1"),
+        (lambda: viz.phase_diagram({"x": GRID}, ["a"] * 3, *[np.ones(3)] * 2, misses=np.zeros((2, 2))), r"misses of shape \[3, 3\]"),
+        (lambda: viz.dimensionality_strip(STRIP.assign(density=0.0)), "above 0"),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -88,6 +88,8 @@ def figure_html(fig_dict: Mapping) -> str:
     layout = fig_dict.get("layout", {})
     alt = escape((layout.get("meta") or {}).get("alt", "An interactive figure."))
     height = int(layout.get("height") or 420)
+    # The wheel would zoom a figure in space where it should scroll the page; one in the plane leaves it alone.
+    wheel = ", scrollZoom: false" if "scene" in layout else ""
     return (
         f'<div class="sae-figure" role="figure" aria-label="{alt}">'
         f'<div id="{name}" class="plotly-graph-div" style="height:{height}px; width:100%;"><p>{alt}</p></div>'
@@ -98,7 +100,8 @@ def figure_html(fig_dict: Mapping) -> str:
         ' place.textContent = "";'
         # A finger that scrolls the page must not zoom the figure under it.
         ' if (window.matchMedia("(pointer: coarse)").matches) { figure.layout.dragmode = false; }'
-        " window.Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false, displayModeBar: false})"
+        " window.Plotly.newPlot(place, figure.data, figure.layout,"
+        f" {{responsive: true, displaylogo: false, displayModeBar: false{wheel}}})"
         ".then(function () { if (figure.frames) { window.Plotly.addFrames(place, figure.frames); } });"
         "}"
         ' if (window.Plotly) { draw(); } else { window.addEventListener("load", draw); }'
@@ -114,7 +117,9 @@ def _json(value: object) -> str:
 
 def finish(figure: go.Figure, alt: str, height: int = 420) -> go.Figure:
     """Give a figure the template, its height and its text alternative, and say so where nothing was measured."""
-    empty = not any(_has_points(trace) for trace in figure.data)
+    # A slider may begin at a model without a vector.
+    traces = [*figure.data, *(trace for frame in figure.frames for trace in frame.data)]
+    empty = not any(map(_has_points, traces))
     if empty:
         figure.add_annotation(text="nothing to draw: no value was measured", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
     return figure.update_layout(template=TEMPLATE, height=height, meta={"alt": "Nothing to draw: no value was measured." if empty else alt})
