@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book train serve check test lint format refresh setup clean
+.PHONY: help book train serve check test lint format refresh bench bench-peers setup clean
 
 PORT ?= 8000
 BIN := .venv/bin
@@ -28,13 +28,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## this list
 	@echo "make VERB [SCALE=smoke|laptop|colab|paper] [CORPUS=…] [SEED=…]"; echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
 book: $(STAMP) ## run every chapter and render the book into _site/_build/html
 	@$(BIN)/sae-book book $(SETTINGS)
 
-train: $(STAMP) ## train what one run needs: make train RUN=A/1 SCALE=laptop CORPUS=…
-	@$(BIN)/sae-book train "$${RUN:?say which run, for instance RUN=A/1}" $(SETTINGS)
+train: $(STAMP) ## train runs and what they need: make train RUN="A/0 A/1" SCALE=laptop CORPUS=…
+	@set -f; $(BIN)/sae-book train $${RUN:?say which run, for instance RUN=A/1} $(SETTINGS)
 
 serve: $(STAMP) ## show the built book at http://127.0.0.1:8000 (PORT=… for another port)
 	@test -f _site/_build/html/index.html || { echo "There is no built book yet: run 'make book' first." >&2; exit 1; }
@@ -67,6 +67,12 @@ refresh: $(STAMP) ## run the chapters in place at their defaults and store the o
 		TQDM_DISABLE=1 SAE_BOOK_RENDERER=book $(BIN)/jupyter execute --inplace --kernel_name=python3 "$$chapter"; \
 		$(STRIP) "$$chapter"; \
 	done
+
+bench: $(STAMP) ## how fast training is, against its own arithmetic (ten minutes)
+	@$(BIN)/python benchmarks/bench.py
+
+bench-peers: $(STAMP) ## the same against other trainers, each in an environment of its own below .peers/ (twenty minutes)
+	@$(BIN)/python benchmarks/peers.py
 
 setup: $(STAMP) ## only make .venv and install what is pinned
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lib import parallel
 from sae_lib.corpus import TokenSplit
 from sae_lib.errors import BookError
 from sae_lib.storage import load_tensors, read_json, save_tensors, write_json
@@ -32,10 +33,10 @@ class Stream(Protocol):
     """What a dictionary is trained on: batches of activations that can be had by number, again and in any order."""
 
     def batch(self, number: int) -> Tensor:
-        """The activations of one batch."""
+        """The activations of one batch, or this process's part of them."""
 
     def batches(self, n: int) -> Iterator[Tensor]:
-        """The first n batches."""
+        """The first n batches, whole."""
 
     def elsewhere(self, number: int) -> "Stream":
         """Other activations of the same kind."""
@@ -82,6 +83,10 @@ class ActivationStream:
         seed: makes the order of contexts and of activations.
         block_size: activations shuffled together, which bounds the memory (times d_mlp times the bytes of `dtype`).
         dtype: in which activations wait in the block.
+        whole: every process has the whole of every batch.
+
+    Of several processes each runs the model on its own share of a block's contexts and deals what comes of them to the
+    batches they belong to, so that its parts of a batch differ a little in size and all parts together are the batch.
 
     Source: Bricken et al. 2023, "Sparse Autoencoder Setup" (activations of many contexts, all shuffled together).
     Differs: the paper samples 250 tokens a context and shuffles all 10 billion; ours are shuffled within a block of
@@ -96,45 +101,58 @@ class ActivationStream:
         seed: int,
         block_size: int = 2**18,
         dtype: torch.dtype = torch.float32,
+        whole: bool = False,
     ) -> None:
         self.model, self.batch_size, self.seed, self.dtype = model, batch_size, seed, dtype
+        self.rank, self.world = (0, 1) if whole else (parallel.rank(), parallel.world())
         self.order = ContextOrder(split, model.cfg.n_ctx, seed)
         self.batches_per_block = max(1, block_size // batch_size)
         # Whole contexts that fill whole batches; what is left over of the last context is not used.
         self.contexts_per_block = -(-self.batches_per_block * batch_size // model.cfg.n_ctx)
-        self._number, self._block = -1, torch.empty(0)
+        self._number, self._block, self._starts = -1, torch.empty(0), []
 
     def batch(self, number: int) -> Float[Tensor, "batch d_mlp"]:
-        """Batch `number` (from 0) of the stream; reading in order computes each block once."""
+        """Batch `number` (from 0) of the stream, or this process's part of it; reading in order computes each block once."""
         block, place = divmod(number, self.batches_per_block)
         if block != self._number:
             self._block, self._number = torch.empty(0), -1
-            self._block, self._number = self._fill(block), block
-        return self._block[place * self.batch_size : (place + 1) * self.batch_size]
+            self._block, self._starts = self._fill(block)
+            self._number = block
+        return self._block[self._starts[place] : self._starts[place + 1]]
 
     def elsewhere(self, number: int) -> "ActivationStream":
         """Another stream over the same tokens, in an order of its own: the random inputs of a resampling."""
         block_size = self.batches_per_block * self.batch_size
         seed = int(torch.randint(2**31, (), generator=seeded(self.seed, 3, number)))
-        return ActivationStream(self.model, self.order.split, self.batch_size, seed, block_size, self.dtype)
+        return ActivationStream(self.model, self.order.split, self.batch_size, seed, block_size, self.dtype, whole=True)
 
-    def batches(self, n: int, start: int = 0) -> Iterator[Float[Tensor, "batch d_mlp"]]:
-        """The batches start to start + n - 1."""
-        return (self.batch(number) for number in range(start, start + n))
+    def batches(self, n: int) -> Iterator[Float[Tensor, "batch d_mlp"]]:
+        """The first n batches, whole."""
+        stream = self
+        if self.world > 1:
+            block_size = self.batches_per_block * self.batch_size
+            stream = ActivationStream(self.model, self.order.split, self.batch_size, self.seed, block_size, self.dtype, whole=True)
+        return (stream.batch(number) for number in range(n))
 
     @torch.no_grad()
-    def _fill(self, block: int) -> Float[Tensor, "block d_mlp"]:
+    def _fill(self, block: int) -> tuple[Float[Tensor, "part d_mlp"], list[int]]:
+        """This process's activations of a block in the order in which they are dealt, and where each batch of them starts."""
         tokens = self.order.contexts(block * self.contexts_per_block, self.contexts_per_block)
         n_ctx, d_mlp = self.model.cfg.n_ctx, self.model.cfg.d_mlp
-        shuffled = torch.randperm(tokens.numel(), generator=seeded(self.seed, 1, block))
-        place = torch.empty_like(shuffled)
-        place[shuffled] = torch.arange(len(shuffled))
-        acts = torch.empty(tokens.numel(), d_mlp, dtype=self.dtype, device=self.model.device)
+        # At which place of the block's random order each of this process's activations comes.
+        place = torch.empty(tokens.numel(), dtype=torch.int64)
+        place[torch.randperm(len(place), generator=seeded(self.seed, 1, block))] = torch.arange(len(place))
+        place, row = place.view(-1, n_ctx)[self.rank :: self.world].flatten().sort()
+        where = torch.empty_like(row)
+        where[row] = torch.arange(len(row))
+        acts = torch.empty(len(row), d_mlp, dtype=self.dtype, device=self.model.device)
         per_pass = max(1, 2**14 // n_ctx)
-        for rows, where in zip(tokens.split(per_pass), place.split(per_pass * n_ctx), strict=True):
-            _, mlp_post = self.model.begin(rows.to(self.model.device))
-            acts[where.to(acts.device)] = mlp_post.flatten(0, 1).to(self.dtype)
-        return acts
+        passes = zip(tokens[self.rank :: self.world].split(per_pass), where.split(per_pass * n_ctx), strict=True)
+        for contexts, to in passes:
+            _, mlp_post = self.model.begin(contexts.to(self.model.device))
+            acts[to.to(acts.device)] = mlp_post.flatten(0, 1).to(self.dtype)
+        starts = torch.searchsorted(place, torch.arange(self.batches_per_block + 1) * self.batch_size)
+        return acts, starts.tolist()
 
 
 def save_activations(stream: ActivationStream, folder: Path, n_batches: int) -> None:

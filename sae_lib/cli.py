@@ -55,29 +55,34 @@ def book(scale: ScaleOption = "", corpus: CorpusOption = "", seed: SeedOption = 
 
 @app.command()
 def train(
-    run: Annotated[str, typer.Argument(help="A or B for a transformer; A/0, A/1, A/2 or B/1 for a dictionary.")],
+    runs: Annotated[list[str], typer.Argument(help="A or B for a transformer; A/0, A/1, A/2 or B/1 for a dictionary; or several.")],
     scale: ScaleOption = "smoke",
     corpus: CorpusOption = "",
     seed: SeedOption = None,
     resampling: Annotated[str, typer.Option(help="Arm of the dictionary: paper, naive or none.")] = "paper",
 ) -> None:
-    """Train one run and whatever it rests on; what is there already is used as it is."""
+    """Train runs and whatever they rest on; what is there already is used as it is.
+
+    Dictionaries on one model that are named together read its activations together.
+    Under torchrun every process takes its part of each batch.
+    """
     from sae_lib.scales import scale as scale_named
 
     known = ["A", "B", *scale_named(scale).d_sae]
-    if run not in known:
-        raise BookError(f"there is no run {run!r}; the runs are {', '.join(known)}")
+    if unknown := [run for run in runs if run not in known]:
+        raise BookError(f"there is no run {unknown[0]!r}; the runs are {', '.join(known)}")
     if resampling not in ("paper", "naive", "none"):
         raise BookError(f"there is no resampling arm {resampling!r}; the arms are paper, naive and none")
 
     from sae_lib.lab import Lab
 
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
-    if "/" in run:
-        lab.dictionary(run, resampling=resampling)
+    if resampling == "paper":
+        lab.train(runs)
     else:
-        lab.model(run)
-    print(f"{run} at scale {scale} is trained.")
+        for run in runs:
+            _ = lab.dictionary(run, resampling=resampling) if "/" in run else lab.model(run)
+    print(f"{', '.join(runs)} at scale {scale}: trained.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,3 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print("sae-book: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

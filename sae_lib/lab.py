@@ -7,6 +7,7 @@ Source: Bricken et al. 2023, "Problem Setup" (models A and B, dictionaries A/0, 
 """
 
 import sys
+from collections.abc import Generator
 from dataclasses import asdict
 from functools import cached_property
 
@@ -18,14 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_lib import corpus as text
+from sae_lib import parallel
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
+from sae_lib.machine import device_named, has_fast_bf16
 from sae_lib.resampling import ResamplingSchedule
-from sae_lib.runs import Run, load_or_run, runs_folder
+from sae_lib.runs import Run, finish, run_steps, runs_folder
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.scales import Scale, scale
 from sae_lib.storage import fingerprint, sha256_of
-from sae_lib.train import DictionaryTraining, ModelTraining, has_bf16, train_dictionary, train_model
+from sae_lib.train import DictionaryTraining, ModelTraining, dictionary_steps, model_steps
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 MODELS = ("A", "B")
@@ -45,16 +48,18 @@ class Lab:
         device: where to train and measure; None means the accelerator if there is one.
 
     Raises:
-        BookError: the scale is unknown or the text cannot be read.
+        BookError: the scale is unknown, the text cannot be read, or there is no such device.
     """
 
     def __init__(self, scale_name: str, seed: int = 0, corpus: str = "", device: str | None = None) -> None:
         self.scale: Scale = scale(scale_name)
         self.seed = seed
         self.corpus_spec = corpus or self.scale.corpus
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        parallel.join()
+        self.device = device_named(device)
         self._models: dict[str, OneLayerTransformer] = {}
         self._dictionaries: dict[tuple[str, str], SparseAutoencoder] = {}
+        self._streams: dict[str, ActivationStream] = {}
 
     @cached_property
     def corpus(self) -> "text.Corpus":
@@ -71,16 +76,19 @@ class Lab:
     def tokenizer(self) -> Tokenizer:
         """The byte-level BPE trained on this text."""
         path = self._text_folder / "tokenizer.json"
-        if path.exists():
-            return text.load_tokenizer(path)
-        return text.train_tokenizer(self.corpus, self.scale.d_vocab, self.scale.tokenizer_bytes, path)
+        with parallel.first_goes_first():
+            if path.exists():
+                return text.load_tokenizer(path)
+            return text.train_tokenizer(self.corpus, self.scale.d_vocab, self.scale.tokenizer_bytes, path)
 
     @cached_property
     def shards(self) -> "text.TokenShards":
         """The text as token ids, packed once and memory-mapped."""
         sizes = self.scale
         folder = self._text_folder / "shards"
-        return text.build_shards(self.corpus, self.tokenizer, folder, sizes.corpus_tokens, sizes.validation_tokens, self.seed)
+        tokenizer = self.tokenizer
+        with parallel.first_goes_first():
+            return text.build_shards(self.corpus, tokenizer, folder, sizes.corpus_tokens, sizes.validation_tokens, self.seed)
 
     def validation(self, n_tokens: int | None = None) -> Int[Tensor, "n n_ctx"]:
         """The first held-out contexts, `analysis_tokens` of the scale unless told otherwise."""
@@ -109,7 +117,7 @@ class Lab:
             raise BookError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}")
         if name not in self._models:
             model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
-            self._model_run(name).load_into(model)
+            self._run(name).load_into(model)
             self._models[name] = model.eval().requires_grad_(False)
         return self._models[name]
 
@@ -124,7 +132,7 @@ class Lab:
         key = (name, resampling, arm)
         if key not in self._dictionaries:
             sae = self._new_dictionary(name)
-            self._dictionary_run(name, resampling, arm).load_into(sae)
+            self._run(name, resampling, arm).load_into(sae)
             self._dictionaries[key] = sae.eval().requires_grad_(False)
         return self._dictionaries[key]
 
@@ -140,12 +148,18 @@ class Lab:
         """Everything that decides a model or a dictionary."""
         return self._model_config(name) if name in MODELS else self._dictionary_config(name, "paper", False)
 
-    def train(self, name: str) -> None:
-        """Train a model or a dictionary if it is not there yet."""
-        _ = self._run(name, "paper", False)
+    def train(self, names: list[str]) -> None:
+        """Train models and dictionaries that are not there yet; dictionaries on one model read its activations together."""
+        for name in sorted({name[0] for name in names}):
+            self.model(name)
+        dictionaries = [name for name in names if "/" in name]
+        finish([self._dictionary_run(name, "paper", False, place) for place, name in enumerate(dictionaries)])
+        self._streams.clear()
 
-    def _run(self, name: str, resampling: str, arm: bool) -> Run:
-        return self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)
+    def _run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run:
+        run = finish([self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)])[0]
+        self._streams.clear()
+        return run
 
     @property
     def _geometry(self) -> TransformerConfig:
@@ -157,7 +171,7 @@ class Lab:
 
     @property
     def _bf16(self) -> bool:
-        return self.scale.bf16 and has_bf16(self.device)
+        return self.scale.bf16 and has_fast_bf16(self.device.type)
 
     def _model_recipe(self, name: str) -> ModelTraining:
         # A and B see the same text in different orders and start from different weights.
@@ -173,16 +187,16 @@ class Lab:
             "training": asdict(self._model_recipe(name)),
         }
 
-    def _model_run(self, name: str) -> Run:
+    def _model_run(self, name: str) -> Generator[int, None, Run]:
         model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
         # The curve asks for it a hundred times, which must not cost more than a fraction of the training.
         n_held_out = min(64 * 1_024, self.scale.model_tokens // 256)
 
         def train(checkpoint):
-            return train_model(model, self.shards.train, self.validation(n_held_out), self._model_recipe(name), checkpoint)
+            return model_steps(model, self.shards.train, self.validation(n_held_out), self._model_recipe(name), checkpoint)
 
         bar = _Bar(f"model {name}", "n_tokens", "tokens", ("loss", "validation_loss"))
-        return load_or_run(f"{self.scale.name}-{name}", self._model_config(name), train, lambda: model, bar, self._text_facts)
+        return run_steps(f"{self.scale.name}-{name}", self._model_config(name), train, lambda: model, bar, self._text_facts)
 
     def _sae_config(self, name: str) -> SAEConfig:
         if name not in self.scale.d_sae:
@@ -207,26 +221,36 @@ class Lab:
             "name": name,
             "model": fingerprint(self._model_config(name[0])),
             "geometry": asdict(self._sae_config(name)),
+            "stream": self._stream_seed(name[0]),
             "training": asdict(self._dictionary_recipe(name, resampling, arm)),
         }
 
-    def _dictionary_run(self, name: str, resampling: str, arm: bool) -> Run:
+    def _stream_seed(self, model: str) -> int:
+        return 1_000 * self.seed + 200 + MODELS.index(model)
+
+    def _stream(self, model: str) -> ActivationStream:
+        """The activations that every dictionary on a model is trained on, in one order for all of them."""
+        if model not in self._streams:
+            dtype = torch.bfloat16 if self._bf16 else torch.float32
+            seed, batch = self._stream_seed(model), self.scale.sae_batch
+            self._streams[model] = ActivationStream(self.model(model), self.shards.train, batch, seed, dtype=dtype)
+        return self._streams[model]
+
+    def _dictionary_run(self, name: str, resampling: str, arm: bool, place: int = 0) -> Generator[int, None, Run]:
         config = self._dictionary_config(name, resampling, arm)
         recipe = self._dictionary_recipe(name, resampling, arm)
         sae = self._new_dictionary(name)
 
         def train(checkpoint):
-            dtype = torch.bfloat16 if recipe.bf16 else torch.float32
-            stream = ActivationStream(self.model(name[0]), self.shards.train, recipe.batch_size, recipe.seed, dtype=dtype)
-            return train_dictionary(sae, stream, recipe, checkpoint)
+            return dictionary_steps(sae, self._stream(name[0]), recipe, checkpoint)
 
         label = name if resampling == "paper" and not arm else f"{name} ({resampling} resampling)"
-        bar = _Bar(f"dictionary {label}", "n_activations", "activations", ("loss", "l0", "dead_share"))
+        bar = _Bar(f"dictionary {label}", "n_activations", "activations", ("loss", "l0", "dead_share"), place)
         # An arm as long as the run itself is that run.
         is_arm = config != self._dictionary_config(name, "paper", False)
         folder = f"{self.scale.name}-{name.replace('/', '-')}" + (f"-{resampling}" if is_arm else "")
         facts = self._text_facts | {"lambda": sae.cfg.describe_l1_coeff()}
-        return load_or_run(folder, config, train, lambda: sae, bar, facts)
+        return run_steps(folder, config, train, lambda: sae, bar, facts)
 
     @property
     def _text_facts(self) -> dict:
@@ -243,15 +267,16 @@ class Lab:
 class _Bar:
     """A progress bar that is fed log rows; it appears with the first of them, so a loaded run shows none."""
 
-    def __init__(self, label: str, counter: str, unit: str, shown: tuple[str, ...]) -> None:
-        self.label, self.counter, self.unit, self.shown = label, counter, unit, shown
+    def __init__(self, label: str, counter: str, unit: str, shown: tuple[str, ...], place: int = 0) -> None:
+        self.label, self.counter, self.unit, self.shown, self.place = label, counter, unit, shown, place
         self.bar: tqdm | None = None
 
     def __call__(self, row: dict) -> None:
         done = row[self.counter]
         if self.bar is None:
             total = row["n_steps"] * done // row["step"]
-            self.bar = tqdm(total=total, desc=self.label, unit=" " + self.unit, unit_scale=True, file=sys.stderr)
+            settings = {"unit": f" {self.unit}", "unit_scale": True, "file": sys.stderr, "position": self.place}
+            self.bar = tqdm(total=total, desc=self.label, **settings | ({"disable": True} if parallel.rank() else {}))
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.shown}, refresh=False)
         self.bar.update(done - self.bar.n)
         if row["step"] == row["n_steps"]:

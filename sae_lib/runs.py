@@ -8,11 +8,14 @@ runs/<name>-<fingerprint of the config>/
     checkpoint.*           while training only
 """
 
+import contextlib
 import json
 import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,16 +25,45 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_lib import parallel
 from sae_lib.errors import BookError
 from sae_lib.storage import fingerprint, load_tensors, project_root, read_json, save_tensors, sha256_of, write_atomic, write_json
 
-FORMAT = 1
-"""Version of the folder's layout."""
+FORMAT = 2
+"""Version of the folder's layout, and of the checkpoint in it."""
 
 
 def runs_folder() -> Path:
     """Where runs are kept: `SAE_BOOK_RUNS` if set, else `runs/` of the project."""
     return Path(os.environ.get("SAE_BOOK_RUNS") or project_root() / "runs")
+
+
+_stop = threading.Event()
+
+
+class Stopped(BookError):  # noqa: N818  it is no error
+    """Training was asked to stop, and has saved its state."""
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C, or a cluster's SIGTERM, end training after the step at hand with its state saved; the second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if _stop.is_set():
+            raise KeyboardInterrupt
+        _stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _stop.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Checkpoint:
@@ -47,23 +79,44 @@ class Checkpoint:
         self.every_s, self._written = every_s, time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], int, list[dict]] | None:
-        """Tensors, steps done and log rows so far; None where the run has not begun."""
+        """Tensors, steps done and log rows so far; None where the run has not begun.
+
+        Raises:
+            BookError: the file is damaged, of another kind, of another run, or of another version of the book.
+        """
         if not self.path.exists():
             return None
         tensors, meta = load_tensors(self.path)
         try:
-            return tensors, int(meta["step"]), json.loads(meta["rows"])
-        except (KeyError, json.JSONDecodeError):
+            layout, run, step, rows = int(meta["format"]), meta["run"], int(meta["step"]), json.loads(meta["rows"])
+        except (KeyError, ValueError):
             raise BookError(f"{self.path} is no checkpoint of this book; delete it and run the same command again") from None
+        if layout != FORMAT:
+            age = "a newer" if layout > FORMAT else "an older"
+            raise BookError(
+                f"{self.path} was written by {age} version of the book; continue with that one, or delete the file to begin anew"
+            )
+        if run != self.path.parent.name:
+            raise BookError(f"{self.path} belongs to the run {run}, with another config or corpus; move it back there, or delete it")
+        return tensors, step, rows
 
     def is_due(self) -> bool:
-        """Whether it is time to write."""
-        return time.monotonic() - self._written >= self.every_s
+        """Whether it is time to write, or somebody asked the run to stop."""
+        return _stop.is_set() or time.monotonic() - self._written >= self.every_s
 
     def save(self, tensors: Mapping[str, Tensor], step: int, rows: list[dict]) -> None:
-        """Write the state and the training curve up to it."""
-        save_tensors(self.path, tensors, {"step": str(step), "rows": json.dumps(rows)})
+        """Write the state and the training curve up to it, and stop if that was asked for.
+
+        Raises:
+            BookError: the disk refused.
+            Stopped: that was asked for.
+        """
+        if parallel.rank() == 0:
+            facts = {"format": str(FORMAT), "run": self.path.parent.name, "step": str(step), "rows": json.dumps(rows)}
+            save_tensors(self.path, tensors, facts)
         self._written = time.monotonic()
+        if _stop.is_set():
+            raise Stopped(f"stopped after step {step:,}; all of it is saved, and the same command goes on from there")
 
 
 class Run:
@@ -156,49 +209,95 @@ def versions() -> dict[str, str]:
     return found
 
 
-def load_or_run(
+def run_steps(
     name: str,
     config: dict,
-    train: Callable[[Checkpoint], Iterator[dict]],
+    train: Callable[[Checkpoint], Iterator[tuple[int, dict | None]]],
     result: Callable[[], torch.nn.Module],
     on_row: Callable[[dict], None] = lambda row: None,
     facts: Mapping[str, Any] | None = None,
-) -> Run:
+) -> Generator[int, None, Run]:
     """Give back the finished run of a config, or train it (from its checkpoint, where there is one) and keep it.
 
     Args:
         name: what the folder is called, before the fingerprint.
         config: everything that decides the result; its fingerprint names the folder.
-        train: trains, given a checkpoint to resume from and to write; yields log rows that each hold `step`.
+        train: trains, given a checkpoint to resume from and to write; yields every step's number, and a log row with some of them.
         result: the trained module, asked for once `train` is exhausted.
         on_row: called with every log row as it comes, for progress.
         facts: more provenance, known beforehand.
 
+    Yields:
+        The number of each step that was done, so that several runs can take turns.
+
+    Returns:
+        The finished run.
+
     Raises:
-        BookError: a finished run is damaged, or the disk refused.
+        BookError: a finished run is damaged, the disk refused, or the memory is too small.
     """
     folder = runs_folder() / f"{name}-{fingerprint(config)}"
     if (folder / "run.json").exists():
         return Run(folder)
-    write_json(folder / "config.json", config)
+    with parallel.first_goes_first():
+        write_json(folder / "config.json", config)
     started, rows = time.monotonic(), []
-    for row in train(Checkpoint(folder)):
-        rows.append(row)
-        on_row(row)
-    save_tensors(folder / "weights.safetensors", result().state_dict())
-    write_atomic(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_json(
-        folder / "run.json",
-        {
-            "format": FORMAT,
-            "name": name,
-            "weights_sha256": sha256_of(folder / "weights.safetensors"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_s": round(sum(row.get("seconds", 0.0) for row in rows) or time.monotonic() - started, 1),
-            "hardware": hardware(),
-            "versions": versions(),
-            **dict(facts or {}),
-        },
-    )
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    try:
+        for step, row in train(Checkpoint(folder)):
+            if row is not None:
+                rows.append(row)
+                on_row(row)
+            yield step
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise BookError(
+            f"{name} does not fit into memory ({str(error).splitlines()[0]}); choose a smaller scale, a narrower dictionary or a smaller "
+            f"batch. What was saved of it stays in {folder}"
+        ) from None
+    with parallel.first_goes_first():
+        if parallel.rank() == 0:
+            save_tensors(folder / "weights.safetensors", result().state_dict())
+            write_atomic(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_json(
+                folder / "run.json",
+                {
+                    "format": FORMAT,
+                    "name": name,
+                    "weights_sha256": sha256_of(folder / "weights.safetensors"),
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "wall_s": round(sum(row.get("seconds", 0.0) for row in rows) or time.monotonic() - started, 1),
+                    "processes": parallel.world(),
+                    "hardware": hardware(),
+                    "versions": versions(),
+                    **dict(facts or {}),
+                },
+            )
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return Run(folder)
+
+
+def finish(runs: list[Generator[int, None, Run]]) -> list[Run]:
+    """Carry several runs to their ends, always the one that is furthest behind, so that they read a shared stream together.
+
+    Raises:
+        BookError: one of them failed; the others keep their last checkpoints.
+        Stopped: they were asked to stop; all have saved their state.
+    """
+    done: dict[int, Run] = {}
+    stopped: Stopped | None = None
+    at = dict.fromkeys(range(len(runs)), 0)
+    with stoppable():
+        while at:
+            behind = min(at, key=at.get)
+            try:
+                at[behind] = next(runs[behind])
+            except StopIteration as end:
+                done[behind] = end.value
+                del at[behind]
+            except Stopped as reason:
+                stopped = reason
+                del at[behind]
+    if stopped is not None:
+        raise stopped
+    return [done[number] for number in range(len(runs))]

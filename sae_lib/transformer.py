@@ -12,6 +12,7 @@ Source: Bricken et al. 2023, "Problem Setup" (widths, ReLU, LayerNorm before the
 Differs: heads, context length, positions and vocabulary are not stated in the paper; ours are in `scales`.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -86,7 +87,7 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention, computed by `scaled_dot_product_attention`."""
+    """Causal multi-head attention."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
@@ -111,9 +112,26 @@ class Attention(nn.Module):
         q = self.hook_q(heads(self.W_Q, self.b_Q))
         k = self.hook_k(heads(self.W_K, self.b_K))
         v = self.hook_v(heads(self.W_V, self.b_V))
-        z = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
-        z = self.hook_z(z.transpose(1, 2))
+        z = self.hook_z(attend(*(heads.transpose(1, 2) for heads in (q, k, v))).transpose(1, 2))
         return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
+
+
+def attend(
+    q: Float[Tensor, "batch head pos d_head"], k: Float[Tensor, "batch head pos d_head"], v: Float[Tensor, "batch head pos d_head"]
+) -> Float[Tensor, "batch head pos d_head"]:
+    """What each position takes from itself and those before it.
+
+        z = softmax(q @ k.T / sqrt(d_head), with later positions left out) @ v
+
+    PyTorch's fused function does it, but for training on a processor, where its backward pass takes longer than all else.
+    """
+    if q.device.type != "cpu" or not (q.requires_grad and torch.is_grad_enabled()):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    n = q.shape[-2]
+    later = torch.full((n, n), -math.inf, dtype=q.dtype).triu(1)
+    with torch.autocast("cpu", enabled=False):
+        scores = torch.baddbmm(later, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
+        return (torch.softmax(scores, -1) @ v.flatten(0, 1)).view_as(q)
 
 
 class MLP(nn.Module):
@@ -285,38 +303,51 @@ class OneLayerTransformer(HookedRootModule):
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of `x @ W + b`, with its gradients, a hundred rows or so at a time.
+    """Mean cross-entropy of `x @ W + b`, with its gradients, some hundred rows at a time.
 
-    The logits of 8,192 tokens over 8,192 words are 268 MB; in pieces they stay in the processor's cache.
+    The logits of 8,192 tokens over 8,192 words are 268 MB; in pieces they stay near the processor. The gradient of a
+    row's loss at its logits is softmax minus the one-hot target, so the probabilities are all that is kept of a piece.
+    The bias rides along as one more column of the input and one more row of the weights.
     """
 
-    ROWS = 128
+    ROWS = 512
 
     @staticmethod
     def forward(ctx, x, W, b, targets):
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        low_x, low_W, low_b = x.to(dtype), W.to(dtype), b.to(dtype)
-        dx, dW, db = torch.empty_like(low_x), torch.zeros_like(W), torch.zeros_like(b)
-        total = torch.zeros((), device=x.device)
-        size = _LinearCrossEntropy.ROWS
-        for rows, d_rows, target in zip(low_x.split(size), dx.split(size), targets[:, None].split(size), strict=True):
-            logits = torch.addmm(low_b, rows, low_W).float()
-            wanted = logits.gather(1, target)
-            largest = logits.amax(-1, keepdim=True)
-            gradient = logits.sub_(largest).exp_()
-            partition = gradient.sum(-1, keepdim=True)
-            total += (partition.log() + largest - wanted).sum()
-            # The gradient of the mean loss at the logits is softmax minus the one-hot target, over the number of rows.
-            gradient.div_(partition * len(x))
-            gradient.scatter_add_(1, target, torch.full_like(largest, -1 / len(x)))
-            db += gradient.sum(0)
-            gradient = gradient.to(dtype)
-            dW += rows.T @ gradient
-            torch.mm(gradient, low_W.T, out=d_rows)
-        ctx.save_for_backward(dx.to(x.dtype), dW, db)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        # Autocast would have every softmax in float32, of which only two bytes are kept.
+        with torch.autocast(kind, enabled=False):
+            total, dx, dW = _LinearCrossEntropy.gradients(x, torch.cat([W, b[None]]), targets, dtype)
+        ctx.save_for_backward(dx, dW)
+        ctx.n_rows = len(x)
         return total / len(x)
 
     @staticmethod
+    def gradients(x, W, targets, dtype):
+        """Summed loss, and its gradients at x and W; the last row of W is the bias."""
+        n, (d, words) = len(x), (len(W) - 1, W.shape[1])
+        wide_x, wide_W = (torch.zeros(shape, dtype=dtype, device=x.device) for shape in ((n, d + 32), (d + 32, words)))
+        wide_x[:, :d], wide_x[:, d], wide_W[: d + 1] = x, 1, W
+        low_x, low_W, ones = wide_x[:, :d], wide_W[:d].T, wide_x.new_ones(1, n)
+        dx, dW, total = torch.empty_like(x, dtype=dtype), torch.zeros_like(W, dtype=torch.float32), torch.zeros((), device=x.device)
+        room = wide_x.new_empty(min(_LinearCrossEntropy.ROWS, n), words)
+        size, first = len(room), torch.arange(len(room), device=x.device) * words
+        pieces = zip(*(tensor.split(size) for tensor in (wide_x, low_x, dx, targets)), strict=True)
+        for wide_rows, rows, d_rows, target in pieces:
+            logits = torch.mm(wide_rows, wide_W, out=room[: len(rows)])
+            gradient = torch.softmax(logits, -1, out=logits)
+            flat, at = gradient.view(-1), first[: len(rows)] + target
+            probability = flat[at]
+            total -= probability.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+            flat[at] = probability - 1
+            dW[:d] += rows.T.contiguous() @ gradient
+            dW[d] += (ones[:, : len(rows)] @ gradient)[0]
+            torch.mm(gradient, low_W, out=d_rows)
+        return total, dx.to(x.dtype), dW.to(W.dtype)
+
+    @staticmethod
     def backward(ctx, upstream):
-        dx, dW, db = ctx.saved_tensors
-        return upstream * dx, upstream * dW, upstream * db, None
+        dx, dW = ctx.saved_tensors
+        scale = upstream / ctx.n_rows
+        return dx * scale, dW[:-1] * scale, dW[-1] * scale, None

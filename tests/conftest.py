@@ -1,12 +1,12 @@
 """Small models and token splits that every test may use."""
 
-import numpy as np
 import pytest
+import small
 import torch
 
 from sae_lib.corpus import TokenSplit
 from sae_lib.sae import SAEConfig, SparseAutoencoder
-from sae_lib.transformer import OneLayerTransformer, TransformerConfig
+from sae_lib.transformer import OneLayerTransformer
 
 torch.set_num_threads(2)
 
@@ -18,8 +18,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def model() -> OneLayerTransformer:
-    cfg = TransformerConfig(d_model=16, n_heads=2, d_head=8, d_mlp=32, n_ctx=12, d_vocab=50)
-    return OneLayerTransformer(cfg, seed=1).eval()
+    return OneLayerTransformer(small.GEOMETRY, seed=1).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -29,10 +28,5 @@ def sae() -> SparseAutoencoder:
 
 @pytest.fixture
 def tokens(tmp_path) -> TokenSplit:
-    """4,800 tokens with something to learn: each is mostly its predecessor plus one."""
-    rng = np.random.default_rng(0)
-    jumps = rng.random(4_800) < 0.2
-    steps = np.where(jumps, rng.integers(0, 50, 4_800), 1)
-    path = tmp_path / "train-00000.bin"
-    (np.cumsum(steps) % 50).astype("<u2").tofile(path)
-    return TokenSplit([path], [4_800])
+    """4,800 tokens with something to learn."""
+    return small.text(tmp_path)

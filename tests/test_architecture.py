@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sae_lib"
 
 FLOORS = [
-    {"errors", "storage", "claims"},
+    {"errors", "storage", "claims", "machine", "parallel"},
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs"},
     {"train", "lab"},

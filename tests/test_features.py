@@ -86,7 +86,8 @@ def test_moments_by_hand():
 
 
 def test_activations_are_the_columns(model, sae, tokens):
-    x = model.begin(tokens)[1].detach()
+    with torch.no_grad():
+        x = model.begin(tokens)[1]
     found = features.activations_of(model, sae, tokens, [11, 3, 7], batch_contexts=9)
     assert found.shape == (40, 6, 3)
     assert np.allclose(found, sae.encode(x)[..., [11, 3, 7]].detach().numpy(), atol=1e-6)

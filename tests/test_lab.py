@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sae_lib import scales
+from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.lab import Lab
 
@@ -72,6 +73,20 @@ def test_what_exists_is_loaded_and_not_trained_again(tiny, capsys):
     loaded = Lab("tiny", device="cpu").dictionary("A/0")
     assert "dictionary" not in capsys.readouterr().err
     assert bits(loaded) == bits(trained)
+
+
+def test_dictionaries_trained_together_read_one_stream_and_are_the_same(tiny, monkeypatch):
+    fills = []
+    fill = ActivationStream._fill
+    monkeypatch.setattr(ActivationStream, "_fill", lambda self, block: fills.append((self.seed, block)) or fill(self, block))
+    together = Lab("tiny", device="cpu")
+    together.train(["A/0", "A/1", "B/1"])
+    stream = [block for seed, block in fills if seed == together._stream_seed("A")]
+    assert len(stream) == len(set(stream)) > 0
+    kept = {name: bits(together.dictionary(name)) for name in ("A/0", "A/1", "B/1")}
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tiny / "alone"))
+    alone = Lab("tiny", device="cpu")
+    assert {name: bits(alone.dictionary(name)) for name in kept} == kept
 
 
 def test_twins_and_arms_are_runs_of_their_own(tiny):

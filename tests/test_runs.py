@@ -1,11 +1,13 @@
 import json
+import signal
 
 import pytest
 import torch
 
 from sae_lib.errors import BookError
-from sae_lib.runs import Checkpoint, Run, load_or_run
+from sae_lib.runs import Checkpoint, Run, Stopped, finish, run_steps, stoppable
 from sae_lib.sae import SAEConfig, SparseAutoencoder
+from sae_lib.storage import save_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +21,14 @@ def train(sae, calls):
         for step in (1, 2):
             with torch.no_grad():
                 sae.b_dec += 1
-            yield {"step": step, "n_steps": 2, "loss": 1 / step, "seconds": 0.5}
+            yield step, {"step": step, "n_steps": 2, "loss": 1 / step, "seconds": 0.5}
 
     return steps
 
 
 def make(calls, config=None, name="smoke-A-1"):
     sae = SparseAutoencoder(SAEConfig(4, 8, 0.1), seed=0)
-    return load_or_run(name, config or {"seed": 0}, train(sae, calls), lambda: sae, facts={"scale": "smoke"})
+    return finish([run_steps(name, config or {"seed": 0}, train(sae, calls), lambda: sae, facts={"scale": "smoke"})])[0]
 
 
 def test_trains_once_and_then_loads():
@@ -51,14 +53,30 @@ def test_another_config_is_another_run():
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path):
     def broken(checkpoint):
-        yield {"step": 1, "n_steps": 2}
+        yield 1, None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_or_run("smoke-A-1", {"seed": 0}, broken, lambda: None)
+        finish([run_steps("smoke-A-1", {"seed": 0}, broken, lambda: None)])
     calls = []
     make(calls)
     assert calls == ["train"]
+
+
+def test_too_little_memory_is_said_in_a_line_and_other_errors_are_not_hidden():
+    def hungry(checkpoint):
+        yield 1, None
+        torch.empty(2**60)
+
+    with pytest.raises(BookError, match=r"smoke-A-1 does not fit into memory \(.*\); choose a smaller scale"):
+        finish([run_steps("smoke-A-1", {}, hungry, lambda: None)])
+
+    def broken(checkpoint):
+        yield 1, None
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        finish([run_steps("smoke-A-1", {}, broken, lambda: None)])
 
 
 def test_one_altered_byte_is_noticed():
@@ -102,6 +120,68 @@ def test_a_checkpoint_cut_short_is_named(tmp_path):
     checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-4])
     with pytest.raises(BookError, match=r"checkpoint\.safetensors is damaged"):
         checkpoint.load()
+
+
+def test_a_checkpoint_of_another_run_or_version_is_named_and_kept(tmp_path):
+    Checkpoint(tmp_path / "a").save({"x": torch.arange(10)}, 3, [])
+    path = tmp_path / "b" / "checkpoint.safetensors"
+    path.parent.mkdir()
+    path.write_bytes((tmp_path / "a" / "checkpoint.safetensors").read_bytes())
+    with pytest.raises(BookError, match="belongs to the run a"):
+        Checkpoint(path.parent).load()
+    for layout, word in (("99", "newer"), ("1", "older")):
+        save_tensors(path, {}, {"format": layout, "run": "b", "step": "3", "rows": "[]"})
+        with pytest.raises(BookError, match=f"an? {word} version"):
+            Checkpoint(path.parent).load()
+    save_tensors(path, {}, {"step": "3"})
+    with pytest.raises(BookError, match="no checkpoint of this book"):
+        Checkpoint(path.parent).load()
+    assert path.exists()
+
+
+def counting(checkpoint, seen, n_steps=5, ask_at=None):
+    """Steps that note what they do; one of them asks the process to stop."""
+    saved = checkpoint.load()
+    for step in range(saved[1] + 1 if saved else 1, n_steps + 1):
+        seen.append(step)
+        if step == ask_at:
+            signal.raise_signal(signal.SIGINT)
+        yield step, None
+        if checkpoint.is_due() and step < n_steps:
+            checkpoint.save({"x": torch.tensor(step)}, step, [])
+
+
+def test_the_run_that_is_behind_goes_first():
+    seen = []
+    module = SparseAutoencoder(SAEConfig(2, 2, 0.1))
+    sizes = {"a": 2, "b": 4}
+    runs = [run_steps(name, {}, lambda c, n=n: counting(c, seen, n), lambda: module) for name, n in sizes.items()]
+    assert [run.provenance["name"] for run in finish(runs)] == ["a", "b"]
+    assert seen == [1, 1, 2, 2, 3, 4]
+
+
+def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(tmp_path):
+    seen = []
+    module = SparseAutoencoder(SAEConfig(2, 2, 0.1))
+
+    def both(ask_at=None):
+        asked = {"a": ask_at, "b": None}
+        return [run_steps(name, {}, lambda c, at=at: counting(c, seen, 5, at), lambda: module) for name, at in asked.items()]
+
+    with pytest.raises(Stopped, match="stopped after step 3; all of it is saved"):
+        finish(both(ask_at=3))
+    assert seen == [1, 1, 2, 2, 3]  # b is asked before its third
+    assert len(list(tmp_path.glob("*/checkpoint.safetensors"))) == 2
+    finish(both())
+    assert seen[5:] == [4, 3, 4, 5, 5]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    with stoppable():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_disk_that_fills_while_saving_keeps_the_last_checkpoint(tmp_path, monkeypatch):

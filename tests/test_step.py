@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lib.sae import SAEConfig, SparseAutoencoder
-from sae_lib.step import loss_and_gradients
+from sae_lib.step import DictionaryStep
 
 
 @pytest.fixture(params=["mean", "sum"])
@@ -29,20 +29,20 @@ def test_float32_gradients_and_loss_are_autograds(trained, generator):
     out = trained(x)
     out.loss.backward()
     wanted = gradients(trained)
-    step = loss_and_gradients(trained, x)
+    step = DictionaryStep(trained)(x)
     for name, found in gradients(trained).items():
         assert relative(found, wanted[name]) < 1e-5, name
     torch.testing.assert_close(step.mse, out.mse)
     torch.testing.assert_close(step.l1, out.l1)
-    torch.testing.assert_close(step.feature_acts, out.feature_acts)
+    assert torch.equal(step.fired != 0, out.feature_acts > 0)
     torch.testing.assert_close(step.activation_sums, out.feature_acts.sum(0))
 
 
 def test_bf16_gradients_point_the_same_way(trained, generator):
     x = torch.randn(200, 32, generator=generator).relu()
-    loss_and_gradients(trained, x)
+    DictionaryStep(trained)(x)
     wanted = gradients(trained)
-    loss_and_gradients(trained, x, bf16=True)
+    DictionaryStep(trained, bf16=True)(x)
     for name, found in gradients(trained).items():
         assert found.dtype == torch.float32
         assert relative(found, wanted[name]) < 0.05, name
@@ -50,7 +50,55 @@ def test_bf16_gradients_point_the_same_way(trained, generator):
 
 def test_old_gradients_are_replaced_not_added_to(trained, generator):
     x = torch.randn(20, 32, generator=generator)
-    loss_and_gradients(trained, x)
+    step = DictionaryStep(trained)
+    step(x)
     first = gradients(trained)
-    loss_and_gradients(trained, x)
+    step(x)
     assert all(torch.equal(first[name], found) for name, found in gradients(trained).items())
+
+
+def test_parts_of_a_batch_add_up(trained, generator):
+    x = torch.randn(50, 32, generator=generator).relu()
+    step = DictionaryStep(trained)
+    whole = step(x)
+    mse, wanted = whole.mse.clone(), gradients(trained)
+    sums = {name: torch.zeros_like(value) for name, value in wanted.items()}
+    parts = torch.zeros(())
+    for part in (x[:20], x[20:]):
+        parts += step(part, n_inputs=50).mse
+        for name, found in gradients(trained).items():
+            sums[name] += found
+    assert parts.item() == pytest.approx(mse.item(), rel=1e-5)
+    assert all(relative(sums[name], wanted[name]) < 1e-5 for name in wanted)
+
+
+def test_two_thousand_bf16_steps_end_where_the_readable_ones_do(generator):
+    planted = torch.nn.functional.normalize(torch.randn(64, 32, generator=generator), dim=1)
+
+    def batches():
+        draw = torch.Generator().manual_seed(1)
+        for _ in range(2_000):
+            present = torch.rand(128, 64, generator=draw) < 0.05
+            yield (present * torch.rand(128, 64, generator=draw)) @ planted
+
+    ends = {}
+    for kind in ("readable", "fast"):
+        sae = SparseAutoencoder(SAEConfig(d_in=32, d_sae=96, l1_coeff=3e-3), seed=4)
+        optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
+        step = DictionaryStep(sae, bf16=True)
+        for x in batches():
+            if kind == "fast":
+                step(x)
+            else:
+                optimizer.zero_grad()
+                sae(x).loss.backward()
+            sae.project_decoder_gradient_()
+            optimizer.step()
+            sae.normalize_decoder_()
+        with torch.no_grad():
+            out = sae(torch.cat(list(batches())[-50:]))
+        ends[kind] = out.loss.item(), (out.feature_acts > 0).sum(-1).float().mean().item()
+    (wanted_loss, wanted_l0), (loss, l0) = ends["readable"], ends["fast"]
+    assert 1 < wanted_l0 < 20
+    assert loss == pytest.approx(wanted_loss, rel=0.01)
+    assert l0 == pytest.approx(wanted_l0, rel=0.03)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from sae_lib.errors import BookError
 from sae_lib.storage import save_tensors
-from sae_lib.transformer import HOOK, OneLayerTransformer, TransformerConfig
+from sae_lib.transformer import HOOK, OneLayerTransformer, TransformerConfig, attend
 
 GEOMETRY = {"n_layers": 1, "d_model": 16, "n_ctx": 12, "d_head": 8, "n_heads": 2, "d_mlp": 32, "d_vocab": 50, "act_fn": "relu"}
 
@@ -90,7 +90,19 @@ def test_attention_and_mlp_against_torch(odd_model, rows):
     torch.testing.assert_close(odd_model(rows), logits, atol=1e-5, rtol=1e-5)
 
 
+def test_attention_written_out_is_the_fused_one(generator):
+    q, k, v, up = (torch.randn(3, 2, 12, 8, generator=generator, requires_grad=True) for _ in range(4))
+    wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    found = attend(q, k, v)
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(*(torch.autograd.grad(z, (q, k, v), up) for z in (found, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
 def test_loss_and_its_gradients_are_the_plain_cross_entropy(odd_model):
+    odd_model.requires_grad_(True)
     rows = torch.randint(0, 50, (70, 12), generator=torch.Generator().manual_seed(3))
     plain = odd_model.token_loss(odd_model(rows), rows).mean()
     wanted = torch.autograd.grad(plain, list(odd_model.parameters()))

@@ -1,0 +1,80 @@
+"""Several processes that train one thing; `torchrun` starts them.
+
+Every process has the whole of the weights and a part of each batch; gradients and counts are sums over the processes.
+With a single process everything here does nothing.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sae_lib.errors import BookError
+
+
+def join() -> None:
+    """Meet the other processes, if `torchrun` started this one among several.
+
+    Raises:
+        BookError: there are more processes on this machine than accelerators, where there are accelerators at all.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            raise BookError(f"process {local} has no accelerator: this machine has {torch.cuda.device_count()}; lower --nproc-per-node")
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their sums over the processes."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def copy_from_first_(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by those of process 0."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def share(n: int, what: str) -> int:
+    """How many of n each process takes.
+
+    Raises:
+        BookError: the processes do not divide n.
+    """
+    if n % world():
+        raise BookError(f"{world()} processes do not divide the {n} {what} of a step; start {_divisors(n)} of them")
+    return n // world()
+
+
+def _divisors(n: int) -> str:
+    return " or ".join(str(k) for k in range(1, min(n, 2 * world()) + 1) if n % k == 0)
+
+
+@contextlib.contextmanager
+def first_goes_first() -> Iterator[None]:
+    """Let process 0 do something before the others, which then find it done, such as a file written once."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and world() > 1:
+        dist.barrier()

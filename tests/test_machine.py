@@ -1,0 +1,48 @@
+"""What the machine is asked, and how several processes share a step."""
+
+import sys
+
+import pytest
+import torch
+
+from sae_lib import parallel
+from sae_lib.errors import BookError
+from sae_lib.machine import device_named, has_fast_bf16, keep_freed_memory
+
+
+def test_devices_that_are_not_there_are_named():
+    assert device_named("cpu") == torch.device("cpu")
+    missing = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(BookError, match=f"no device {missing} here; choose cpu"):
+        device_named(missing)
+    with pytest.raises(BookError, match="no device meta here"):
+        device_named("meta")
+    with pytest.raises(BookError, match="'toaster' is no device"):
+        device_named("toaster")
+
+
+def test_bfloat16_is_measured_once():
+    has_fast_bf16.cache_clear()
+    first = has_fast_bf16("cpu")
+    assert has_fast_bf16("cpu") is first
+    assert has_fast_bf16.cache_info().hits == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told")
+def test_freed_memory_is_kept_for_the_next_step():
+    assert keep_freed_memory()
+    block = torch.ones(2**24)
+    address = block.data_ptr()
+    del block
+    assert torch.ones(2**24).data_ptr() == address
+
+
+def test_alone_nothing_is_shared(monkeypatch):
+    assert (parallel.rank(), parallel.world(), parallel.share(20, "contexts")) == (0, 1, 20)
+    x = torch.arange(3)
+    parallel.sum_([x])
+    parallel.copy_from_first_([x])
+    assert x.tolist() == [0, 1, 2]
+    monkeypatch.setattr(parallel, "world", lambda: 3)
+    with pytest.raises(BookError, match="3 processes do not divide the 20 contexts of a step; start 1 or 2 or 4 or 5 of them"):
+        parallel.share(20, "contexts")
