@@ -60,6 +60,7 @@ def train(
     corpus: CorpusOption = "",
     seed: SeedOption = None,
     resampling: Annotated[str, typer.Option(help="Arm of the dictionary: paper, naive or none.")] = "paper",
+    shard_features: Annotated[bool, typer.Option("--shard-features", help="Spread the features over torchrun's processes.")] = False,
 ) -> None:
     """Train runs and whatever they rest on; what is there already is used as it is.
 
@@ -78,7 +79,7 @@ def train(
 
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
     if resampling == "paper":
-        lab.train(runs)
+        lab.train(runs, shard_features)
     else:
         for run in runs:
             _ = lab.dictionary(run, resampling=resampling) if "/" in run else lab.model(run)

@@ -60,6 +60,7 @@ class Lab:
         self._models: dict[str, OneLayerTransformer] = {}
         self._dictionaries: dict[tuple[str, str], SparseAutoencoder] = {}
         self._streams: dict[str, ActivationStream] = {}
+        self._sharded = False
 
     @cached_property
     def corpus(self) -> "text.Corpus":
@@ -148,13 +149,25 @@ class Lab:
         """Everything that decides a model or a dictionary."""
         return self._model_config(name) if name in MODELS else self._dictionary_config(name, "paper", False)
 
-    def train(self, names: list[str]) -> None:
-        """Train models and dictionaries that are not there yet; dictionaries on one model read its activations together."""
+    def train(self, names: list[str], shard_features: bool = False) -> None:
+        """Train models and dictionaries that are not there yet; dictionaries on one model read its activations together.
+
+        Args:
+            names: such as A, A/1 or B/1.
+            shard_features: give each process a part of the features and the whole of a batch, instead of the other way round.
+
+        Raises:
+            BookError: the features are to be spread, but there is only one process, or they cannot be divided.
+        """
+        if shard_features and parallel.world() == 1:
+            raise BookError("features are spread over several processes, and this is one; start the command with torchrun")
+        self._sharded = shard_features
         for name in sorted({name[0] for name in names}):
             self.model(name)
         dictionaries = [name for name in names if "/" in name]
         finish([self._dictionary_run(name, "paper", False, place) for place, name in enumerate(dictionaries)])
         self._streams.clear()
+        self._sharded = False
 
     def _run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run:
         run = finish([self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)])[0]
@@ -233,13 +246,16 @@ class Lab:
         if model not in self._streams:
             dtype = torch.bfloat16 if self._bf16 else torch.float32
             seed, batch = self._stream_seed(model), self.scale.sae_batch
-            self._streams[model] = ActivationStream(self.model(model), self.shards.train, batch, seed, dtype=dtype)
+            stream = ActivationStream(self.model(model), self.shards.train, batch, seed, dtype=dtype, whole=self._sharded)
+            self._streams[model] = stream
         return self._streams[model]
 
     def _dictionary_run(self, name: str, resampling: str, arm: bool, place: int = 0) -> Generator[int, None, Run]:
         config = self._dictionary_config(name, resampling, arm)
         recipe = self._dictionary_recipe(name, resampling, arm)
         sae = self._new_dictionary(name)
+        if self._sharded:
+            parallel.shard_features_(sae)
 
         def train(checkpoint):
             return dictionary_steps(sae, self._stream(name[0]), recipe, checkpoint)

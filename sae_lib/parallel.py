@@ -1,6 +1,7 @@
 """Several processes that train one thing; `torchrun` starts them.
 
 Every process has the whole of the weights and a part of each batch; gradients and counts are sums over the processes.
+Or, for a dictionary that no device can hold, every process has a part of the features and the whole of each batch.
 With a single process everything here does nothing.
 """
 
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
 from sae_lib.errors import BookError
 
@@ -78,3 +80,35 @@ def first_goes_first() -> Iterator[None]:
     yield
     if rank() == 0 and world() > 1:
         dist.barrier()
+
+
+def shard_features_(sae: nn.Module) -> None:
+    """Give each process its part of a dictionary's features, as PyTorch's distributed tensors; `b_dec` stays whole.
+
+    Raises:
+        BookError: the processes do not divide the features.
+    """
+    share(sae.W_dec.shape[0], "features")
+    mesh = init_device_mesh(sae.W_dec.device.type, (world(),))
+    for name, place in (("W_enc", Shard(1)), ("b_enc", Shard(0)), ("W_dec", Shard(0)), ("b_dec", Replicate())):
+        setattr(sae, name, nn.Parameter(distribute_tensor(getattr(sae, name).data, mesh, [place])))
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the processes have parts of it."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all processes; all of them must ask for it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor that every process has, spread over them as another one is."""
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements) if is_sharded(other) else tensor
+
+
+def beside(x: Tensor, weight: Tensor) -> Tensor:
+    """A batch that every process has, fit to be multiplied with weights that may be spread."""
+    return DTensor.from_local(x, weight.device_mesh, [Replicate()]) if is_sharded(weight) else x

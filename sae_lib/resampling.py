@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_lib import parallel
 from sae_lib.errors import BookError
 from sae_lib.sae import SparseAutoencoder, kaiming_uniform
 
@@ -68,9 +69,10 @@ def input_losses(sae: SparseAutoencoder, x: Float[Tensor, "batch d_in"]) -> Floa
 
     Source: Bricken et al. 2023, appendix "Neuron Resampling".
     """
+    x = parallel.beside(x, sae.W_enc)
     feature_acts = sae.encode(x)
     l1 = feature_acts.sum(-1, dtype=torch.float32)
-    return sae.squared_error(x, sae.decode(feature_acts)) + sae.cfg.l1_coeff * l1
+    return parallel.whole(sae.squared_error(x, sae.decode(feature_acts)) + sae.cfg.l1_coeff * l1)
 
 
 def draw_inputs(
@@ -122,12 +124,21 @@ def reinitialise(sae: SparseAutoencoder, dead: Bool[Tensor, " d_sae"], inputs: F
     """
     direction = inputs.to(sae.W_dec.dtype)
     norm = direction.norm(dim=1, keepdim=True)
-    direction = torch.where(norm > 0, direction / norm.clamp_min(1e-30), sae.W_dec[dead])
+    direction = torch.where(norm > 0, direction / norm.clamp_min(1e-30), parallel.whole(sae.W_dec)[dead])
     alive = ~dead if (~dead).any() else torch.ones_like(dead)
-    mean_norm = sae.W_enc[:, alive].norm(dim=0).mean()
-    sae.W_dec[dead] = direction
-    sae.W_enc[:, dead] = (ENCODER_SCALE * mean_norm * direction).T
-    sae.b_enc[dead] = 0
+    mean_norm = parallel.whole(sae.W_enc.norm(dim=0))[alive].mean()
+    _replace(sae, dead, (ENCODER_SCALE * mean_norm * direction).T, direction)
+
+
+def _replace(
+    sae: SparseAutoencoder, dead: Bool[Tensor, " d_sae"], W_enc: Float[Tensor, "d_in dead"], W_dec: Float[Tensor, "dead d_in"]
+) -> None:
+    """Put new weights in the place of dead features, wherever their parts are, and zero in that of their biases."""
+    for parameter, entries, new in ((sae.W_enc, (slice(None), dead), W_enc), (sae.W_dec, dead, W_dec), (sae.b_enc, dead, 0)):
+        weight = parallel.whole(parameter.data)
+        weight[entries] = new
+        if parallel.is_sharded(parameter):
+            parameter.copy_(parallel.like(weight, parameter))
 
 
 @torch.no_grad()
@@ -138,9 +149,8 @@ def reinitialise_naively(sae: SparseAutoencoder, dead: Bool[Tensor, " d_sae"], g
     """
     n, d_in, d_sae = int(dead.sum()), sae.cfg.d_in, sae.cfg.d_sae
     rows = kaiming_uniform(n, d_in, fan_in=d_sae, generator=generator).to(sae.device)
-    sae.W_dec[dead] = rows / rows.norm(dim=1, keepdim=True)
-    sae.W_enc[:, dead] = kaiming_uniform(d_in, n, fan_in=d_in, generator=generator).to(sae.device)
-    sae.b_enc[dead] = 0
+    columns = kaiming_uniform(d_in, n, fan_in=d_in, generator=generator).to(sae.device)
+    _replace(sae, dead, columns, rows / rows.norm(dim=1, keepdim=True))
 
 
 @torch.no_grad()
@@ -149,11 +159,12 @@ def reset_adam(optimizer: torch.optim.Optimizer, sae: SparseAutoencoder, dead: B
 
     Source: Bricken et al. 2023, appendix "Neuron Resampling".
     """
-    for parameter, entries in ((sae.W_enc, (slice(None), dead)), (sae.b_enc, dead), (sae.W_dec, dead)):
+    alive = parallel.like((~dead).to(sae.b_enc.dtype), sae.b_enc)
+    for parameter, kept in ((sae.W_enc, alive[None]), (sae.b_enc, alive), (sae.W_dec, alive[:, None])):
         state = optimizer.state.get(parameter, {})
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in state:
-                state[moment][entries] = 0
+                state[moment] *= kept
 
 
 def resample_dead_features(

@@ -180,7 +180,9 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
                 f"{path} is of another geometry: {name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} here; "
                 "choose the scale it was trained at"
             )
-    module.load_state_dict(dict(tensors))
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(parallel.like(tensor, own[name]))
 
 
 def hardware() -> dict[str, Any]:
@@ -255,9 +257,10 @@ def run_steps(
             f"{name} does not fit into memory ({str(error).splitlines()[0]}); choose a smaller scale, a narrower dictionary or a smaller "
             f"batch. What was saved of it stays in {folder}"
         ) from None
+    state = {tensor_name: parallel.whole(tensor) for tensor_name, tensor in result().state_dict().items()}
     with parallel.first_goes_first():
         if parallel.rank() == 0:
-            save_tensors(folder / "weights.safetensors", result().state_dict())
+            save_tensors(folder / "weights.safetensors", state)
             write_atomic(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             write_json(
                 folder / "run.json",

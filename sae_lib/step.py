@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_lib import parallel
 from sae_lib.sae import SparseAutoencoder
 
 
@@ -31,7 +32,7 @@ class Step(NamedTuple):
     activation_sums: Tensor
     """Sum of each feature's activations over the batch, [d_sae]; zero where it did not fire."""
     fired: Tensor
-    """Not zero where a feature fired, [batch, d_sae]."""
+    """Not zero where a feature fired, [batch, d_sae]; of a dictionary that is spread, this process's features."""
 
 
 class DictionaryStep:
@@ -109,6 +110,26 @@ class DictionaryStep:
         self.x_cent[:, d_in] = self.g[:, d_in] = 1
         for parameter in self.sae.parameters():
             parameter.grad = torch.empty_like(parameter)
+
+
+class ReadableStep:
+    """The same from `SparseAutoencoder.forward` and autograd: for dictionaries whose features are spread over processes.
+
+    Args:
+        sae: its `.grad` fields are overwritten by every call.
+    """
+
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        self.sae = sae
+
+    def __call__(self, x: Float[Tensor, "batch d_in"], n_inputs: int | None = None) -> Step:
+        """Leave the gradients of a whole batch's loss in the parameters' `.grad`."""
+        self.sae.zero_grad(set_to_none=True)
+        out = self.sae(parallel.beside(x.float(), self.sae.W_enc))
+        out.loss.backward()
+        f = out.feature_acts.detach()
+        mine = f.to_local() if parallel.is_sharded(f) else f
+        return Step(parallel.whole(out.mse.detach()), parallel.whole(out.l1.detach()), parallel.whole(f.sum(0)), mine)
 
 
 def _transposed(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "columns rows"]:

@@ -21,7 +21,7 @@ from sae_lib.machine import keep_freed_memory
 from sae_lib.resampling import ResamplingSchedule, dead_features, resample_dead_features
 from sae_lib.runs import Checkpoint, load_state
 from sae_lib.sae import SparseAutoencoder, geometric_median
-from sae_lib.step import DictionaryStep
+from sae_lib.step import DictionaryStep, ReadableStep
 from sae_lib.transformer import OneLayerTransformer
 
 LOG_ROWS = 100
@@ -149,16 +149,23 @@ class _Course:
 
     def save_if_due(self, step: int) -> None:
         """Write a checkpoint now and then, never of a state that is no longer finite."""
-        if step < self.n_steps and self.checkpoint.is_due():
+        if step < self.n_steps and self._is_due():
             self._check(step, weights=True)
             self._clock()
-            state = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+            state = {f"module.{name}": parallel.whole(value) for name, value in self.module.state_dict().items()}
             moments = {
-                f"adam.{key}.{name}": value
+                f"adam.{key}.{name}": parallel.whole(value)
                 for name, parameter in self.module.named_parameters()
                 for key, value in self.optimizer.state[parameter].items()
             }
             self.checkpoint.save(state | moments | self.counters, step, self.rows)
+
+    def _is_due(self) -> bool:
+        due = torch.tensor(self.checkpoint.is_due())
+        if any(map(parallel.is_sharded, self.module.parameters())):
+            # The parts are put together by all processes, whose clocks differ.
+            parallel.copy_from_first_([due])
+        return bool(due)
 
     def _clock(self) -> None:
         now = time.monotonic()
@@ -171,7 +178,8 @@ class _Course:
         try:
             for name, parameter in self.module.named_parameters():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
-                    self.optimizer.state[parameter][key] = tensors[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu")
+                    value = tensors[f"adam.{key}.{name}"]
+                    self.optimizer.state[parameter][key] = value if key == "step" else parallel.like(value.to(parameter.device), parameter)
             for name, counter in self.counters.items():
                 counter.copy_(tensors[name])
         except KeyError as missing:
@@ -331,14 +339,16 @@ def dictionary_steps(
     course = _Course("dictionary", n_steps, sae, optimizer, checkpoint, 2, last_fired=last_fired, resampled=resampled)
     if not course.resumed:
         sample = torch.cat([x.float() for x in stream.batches(-(-recipe.n_median // recipe.batch_size))])[: recipe.n_median]
-        sae.b_dec.data.copy_(geometric_median(sample))
+        sae.b_dec.data.copy_(parallel.like(geometric_median(sample), sae.b_dec))
     yield from ((row["step"], row) for row in course.rows.copy())
-    take_step = DictionaryStep(sae, recipe.bf16)
+    sharded = parallel.is_sharded(sae.W_dec)
+    take_step = ReadableStep(sae) if sharded else DictionaryStep(sae, recipe.bf16)
     for step in course.steps():
         x = stream.batch(step - 1).to(device)
         done = take_step(x, recipe.batch_size)
         measured = torch.stack([done.mse, done.l1])
-        parallel.sum_([*(parameter.grad for parameter in sae.parameters()), done.activation_sums, measured])
+        if not sharded:
+            parallel.sum_([*(parameter.grad for parameter in sae.parameters()), done.activation_sums, measured])
         course.add(step, measured)
         sae.project_decoder_gradient_()
         optimizer.step()
@@ -369,15 +379,20 @@ def _resample(
     recipe: DictionaryTraining,
     step: int,
 ) -> int:
-    """Resample at this step, on inputs drawn from all over the stream's order of contexts; process 0 decides for all."""
+    """Resample at this step, on inputs drawn from all over the stream's order of contexts; process 0 decides for all.
+
+    Where the features are spread, all processes decide alike: each has its part of the losses' sum and the same generator.
+    """
     dead = dead_features(last_fired, step, recipe.resampling.window)
-    if parallel.rank() == 0:
+    sharded = parallel.is_sharded(sae.W_dec)
+    if sharded or parallel.rank() == 0:
         candidates = stream.elsewhere(step)
         batches = candidates.batches(-(-recipe.resampling.n_inputs // recipe.batch_size))
         with _autocast(sae.device, recipe.bf16):
             resample_dead_features(sae, optimizer, dead, batches, recipe.resampling.method, seeded(recipe.seed, 2, step))
-    moments = [optimizer.state[parameter][key] for parameter in sae.parameters() for key in ("exp_avg", "exp_avg_sq")]
-    parallel.copy_from_first_([*(parameter.data for parameter in sae.parameters()), *moments])
+    if not sharded:
+        moments = [optimizer.state[parameter][key] for parameter in sae.parameters() for key in ("exp_avg", "exp_avg_sq")]
+        parallel.copy_from_first_([*(parameter.data for parameter in sae.parameters()), *moments])
     # A resampled feature is given a whole window before it can count as dead again.
     last_fired[dead] = step
     return int(dead.sum())

@@ -1,6 +1,6 @@
 """A model, a text and two recipes that train in seconds; also a program, for a training that is killed or is one of several.
 
-python tests/small.py model|dictionary FOLDER [--die-at STEP] [--die-in-write NUMBER] [--steps N]
+python tests/small.py model|dictionary FOLDER [--die-at STEP] [--die-in-write NUMBER] [--steps N] [--shard]
 """
 
 import argparse
@@ -59,10 +59,12 @@ def model_run(model, tokens, folder, recipe=MODEL, every_s=0.0):
     return trained, model_steps(trained, tokens, held_out(tokens), recipe, Checkpoint(folder, every_s))
 
 
-def dictionary_run(model, tokens, folder, recipe=DICTIONARY, every_s=0.0):
+def dictionary_run(model, tokens, folder, recipe=DICTIONARY, every_s=0.0, shard=False):
     """A fresh dictionary and its training, step by step."""
     sae = fresh_dictionary()
-    stream = ActivationStream(model, tokens, recipe.batch_size, recipe.seed, block_size=480)
+    if shard:
+        parallel.shard_features_(sae)
+    stream = ActivationStream(model, tokens, recipe.batch_size, recipe.seed, block_size=480, whole=shard)
     return sae, dictionary_steps(sae, stream, recipe, Checkpoint(folder, every_s))
 
 
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--die-at", type=int)
     parser.add_argument("--die-in-write", type=int)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--shard", action="store_true")
     asked = parser.parse_args()
     parallel.join()
     tokens = text(asked.folder / f"text-{parallel.rank()}")
@@ -97,14 +100,15 @@ def main() -> None:
     if asked.steps:
         size = {"n_tokens": 240 * asked.steps} if asked.kind == "model" else {"n_activations": 48 * asked.steps}
         recipe = replace(recipe, **size)
-    module, steps = run(model, tokens, asked.folder, recipe)
+    module, steps = run(model, tokens, asked.folder, recipe, **({"shard": True} if asked.shard else {}))
     rows = []
     for step, row in steps:
         rows += [row] if row else []
         if step == asked.die_at:
             die()
+    state = {name: parallel.whole(value) for name, value in module.state_dict().items()}
     if parallel.rank() == 0:
-        save_tensors(asked.folder / "trained.safetensors", module.state_dict())
+        save_tensors(asked.folder / "trained.safetensors", state)
         (asked.folder / "rows.json").write_text(json.dumps(rows))
 
 

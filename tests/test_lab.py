@@ -89,6 +89,11 @@ def test_dictionaries_trained_together_read_one_stream_and_are_the_same(tiny, mo
     assert {name: bits(alone.dictionary(name)) for name in kept} == kept
 
 
+def test_features_are_not_spread_over_a_single_process(tiny):
+    with pytest.raises(BookError, match="this is one; start the command with torchrun"):
+        Lab("tiny", device="cpu").train(["A/1"], shard_features=True)
+
+
 def test_twins_and_arms_are_runs_of_their_own(tiny):
     lab = Lab("tiny", device="cpu")
     assert bits(lab.model("A")) != bits(lab.model("B"))

@@ -172,11 +172,12 @@ def test_a_checkpoint_of_another_geometry_is_named_and_kept(run, model, tokens, 
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["model", "dictionary"])
-def test_two_processes_take_the_steps_of_one(kind, model, tokens, tmp_path):
+@pytest.mark.parametrize(("kind", "how"), [("model", []), ("dictionary", []), ("dictionary", ["--shard"])])
+def test_two_processes_take_the_steps_of_one(kind, how, model, tokens, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, small.__file__, kind, tmp_path / "two", "--steps", "50"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [*launch, small.__file__, kind, tmp_path / "two", "--steps", "50", *how]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2_000:]
     run, size = {"model": (model_run, {"n_tokens": 12_000}), "dictionary": (dictionary_run, {"n_activations": 2_400})}[kind]
     recipe = replace({"model": MODEL, "dictionary": DICTIONARY}[kind], **size)
     rows = rows_of(run(model, tokens, tmp_path / "one", recipe, every_s=1e9)[1])
