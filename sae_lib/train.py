@@ -21,7 +21,7 @@ from sae_lib.machine import keep_freed_memory
 from sae_lib.resampling import ResamplingSchedule, dead_features, resample_dead_features
 from sae_lib.runs import Checkpoint, load_state
 from sae_lib.sae import SparseAutoencoder, geometric_median
-from sae_lib.step import DictionaryStep, ReadableStep
+from sae_lib.step import CompiledStep, DictionaryStep, ReadableStep
 from sae_lib.transformer import OneLayerTransformer
 
 LOG_ROWS = 100
@@ -342,7 +342,7 @@ def dictionary_steps(
         sae.b_dec.data.copy_(parallel.like(geometric_median(sample), sae.b_dec))
     yield from ((row["step"], row) for row in course.rows.copy())
     sharded = parallel.is_sharded(sae.W_dec)
-    take_step = ReadableStep(sae) if sharded else DictionaryStep(sae, recipe.bf16)
+    take_step = ReadableStep(sae) if sharded else (CompiledStep if device.type == "cuda" else DictionaryStep)(sae, recipe.bf16)
     for step in course.steps():
         x = stream.batch(step - 1).to(device)
         done = take_step(x, recipe.batch_size)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lib.sae import SAEConfig, SparseAutoencoder
-from sae_lib.step import DictionaryStep
+from sae_lib.step import CompiledStep, DictionaryStep, ReadableStep
 
 
 @pytest.fixture(params=["mean", "sum"])
@@ -24,12 +24,13 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
-def test_float32_gradients_and_loss_are_autograds(trained, generator):
+@pytest.mark.parametrize("make", [DictionaryStep, ReadableStep, lambda sae: CompiledStep(sae, backend="aot_eager")])
+def test_float32_gradients_and_loss_are_autograds(make, trained, generator):
     x = torch.randn(50, 32, generator=generator).relu()
     out = trained(x)
     out.loss.backward()
     wanted = gradients(trained)
-    step = DictionaryStep(trained)(x)
+    step = make(trained)(x)
     for name, found in gradients(trained).items():
         assert relative(found, wanted[name]) < 1e-5, name
     torch.testing.assert_close(step.mse, out.mse)
@@ -42,10 +43,11 @@ def test_bf16_gradients_point_the_same_way(trained, generator):
     x = torch.randn(200, 32, generator=generator).relu()
     DictionaryStep(trained)(x)
     wanted = gradients(trained)
-    DictionaryStep(trained, bf16=True)(x)
-    for name, found in gradients(trained).items():
-        assert found.dtype == torch.float32
-        assert relative(found, wanted[name]) < 0.05, name
+    for step in (DictionaryStep(trained, bf16=True), CompiledStep(trained, bf16=True, backend="aot_eager")):
+        step(x)
+        for name, found in gradients(trained).items():
+            assert found.dtype == torch.float32
+            assert relative(found, wanted[name]) < 0.05, name
 
 
 def test_old_gradients_are_replaced_not_added_to(trained, generator):
