@@ -78,11 +78,7 @@ def train(
     from sae_lib.lab import Lab
 
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
-    if resampling == "paper":
-        lab.train(runs, shard_features)
-    else:
-        for run in runs:
-            _ = lab.dictionary(run, resampling=resampling) if "/" in run else lab.model(run)
+    lab.train(runs, resampling, shard_features)
     print(f"{', '.join(runs)} at scale {scale}: trained.")
 
 

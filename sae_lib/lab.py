@@ -149,11 +149,12 @@ class Lab:
         """Everything that decides a model or a dictionary."""
         return self._model_config(name) if name in MODELS else self._dictionary_config(name, "paper", False)
 
-    def train(self, names: list[str], shard_features: bool = False) -> None:
+    def train(self, names: list[str], resampling: str = "paper", shard_features: bool = False) -> None:
         """Train models and dictionaries that are not there yet; dictionaries on one model read its activations together.
 
         Args:
             names: such as A, A/1 or B/1.
+            resampling: of the dictionaries, "paper", "naive" or "none".
             shard_features: give each process a part of the features and the whole of a batch, instead of the other way round.
 
         Raises:
@@ -165,7 +166,7 @@ class Lab:
         for name in sorted({name[0] for name in names}):
             self.model(name)
         dictionaries = [name for name in names if "/" in name]
-        finish([self._dictionary_run(name, "paper", False, place) for place, name in enumerate(dictionaries)])
+        finish([self._dictionary_run(name, resampling, False, place) for place, name in enumerate(dictionaries)])
         self._streams.clear()
         self._sharded = False
 

@@ -86,7 +86,7 @@ class DictionaryStep:
         g[:, :d_in] = error.mul_(2 * scale)
         ones = self.ones[:, : len(x)]
         activation_sums = (ones @ f)[0].float()
-        sae.W_dec.grad.copy_((_transposed(g[:, :d_in]) @ f).T.contiguous())
+        sae.W_dec.grad.copy_(_transposed(_transposed(g[:, :d_in]) @ f))
         torch.mm(g, self.W_dec.T, out=dpre)
         fired = f.view(self.bits).neg_().bitwise_right_shift_(8 * f.element_size() - 1)
         dpre.view(self.bits).bitwise_and_(fired)

@@ -1,10 +1,4 @@
-"""Checks of the chapter on computing: right answers pass, and each likely mistake is called by its name."""
-
-import pytest
-from IPython.display import HTML
-
-from sae_lib import exercises
-from sae_lib.exercises.computing import CHECKS
+"""Answers to the exercises on computing, right and wrong, which `test_exercises` tries."""
 
 RIGHT = {
     "computing-absolute": [([1, -1], [1, 1]), ([2, -0.5], [0.5, 2]), ([-4.0, 1.0], (0.25, 1))],
@@ -38,30 +32,3 @@ WRONG = [
     ("computing-present", lambda n, p: n * p / 2, "at least one"),
     ("computing-present", lambda n, p: 7.0, "31 inputs"),
 ]
-
-
-def test_every_check_has_a_right_answer():
-    assert set(RIGHT) == set(CHECKS)
-
-
-@pytest.mark.parametrize(("label", "answer"), [(label, answer) for label, answers in RIGHT.items() for answer in answers])
-def test_right_answers_pass(label, answer):
-    assert CHECKS[label](answer) is None
-    assert "Right" in exercises.check(label, answer).data
-
-
-@pytest.mark.parametrize(("label", "answer", "word"), WRONG)
-def test_mistakes_are_called_by_name(label, answer, word):
-    said = CHECKS[label](answer)
-    assert said
-    assert word in said
-    assert "Not yet" in exercises.check(label, answer).data
-
-
-@pytest.mark.parametrize("label", CHECKS)
-def test_no_answer_and_one_that_fails_are_reported(label):
-    assert "No answer yet" in exercises.check(label, None).data
-    for broken in (lambda *_: 1 / 0, "text"):
-        shown = exercises.check(label, broken)
-        assert isinstance(shown, HTML)
-        assert "raised" in shown.data
