@@ -9,14 +9,21 @@
 
 `SparseAutoencoder.forward` is the loss to read; a test holds these gradients to autograd's.
 
+Once a dictionary is trained, one feature in hundreds fires on an input, and products 2 to 5 touch nothing else:
+
+    f @ W_dec        for each input, the rows of W_dec of its features, weighted by f and summed
+    dpre             for each feature that fired, one inner product
+    f.T @ g          for each feature, the rows of g of its inputs, weighted by f and summed; dW_enc likewise
+
 Source: Bricken et al. 2023, "Sparse Autoencoder Setup" (the loss); the derivatives are ours.
 """
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from sae_lib import parallel
 from sae_lib.sae import SparseAutoencoder
@@ -54,11 +61,17 @@ class DictionaryStep:
 
     PAD = 32
     """Columns that are added for the bias; matrix units take them by so many."""
+    FEW = (1 / 20, 1 / 128)
+    """Below this share of activations above zero, in float32 and in bfloat16, to walk their list is faster than whole products."""
+    PIECE = 256
+    """Features whose gradients are turned over at a time."""
+    LOOK = 64
+    """Inputs whose activations are counted to find out; the order of inputs is random, so any will do."""
 
     def __init__(self, sae: SparseAutoencoder, bf16: bool = False) -> None:
         self.sae, self.dtype = sae, torch.bfloat16 if bf16 else torch.float32
         self.bits = torch.int16 if bf16 else torch.int32
-        self._room = 0
+        self.few, self._room = self.FEW[bf16], 0
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch d_in"], n_inputs: int | None = None) -> Step:
@@ -70,21 +83,27 @@ class DictionaryStep:
         """
         sae, n, d_in = self.sae, n_inputs or len(x), self.sae.cfg.d_in
         self._make_room(len(x))
-        x_cent, g, f, dpre = (tensor[: len(x)] for tensor in (self.x_cent, self.g, self.f, self.dpre))
+        x_cent, f = self.x_cent[: len(x)], self.f[: len(x)]
         self.W_enc[:d_in] = sae.W_enc
         self.W_enc[d_in] = sae.b_enc
-        self.W_dec[:, :d_in] = sae.W_dec
-        # The derivative of the L1 term, the same for every feature that fires, is the bias of the product behind it.
-        self.W_dec[:, d_in] = sae.cfg.l1_coeff / n
         centred = x - sae.b_dec
         x_cent[:, :d_in] = centred
         torch.mm(x_cent, self.W_enc, out=f)
         f.view(self.bits).clamp_min_(0)
-        error = torch.mm(f, self.W_dec[:, :d_in]).float().sub_(centred)
+        few = f[: self.LOOK].count_nonzero() < self.few * f[: self.LOOK].numel()
         scale = 1 / (n * d_in) if sae.cfg.mse == "mean" else 1 / n
+        return (self._over_the_few if few else self._over_all)(centred, f, scale, n)
+
+    def _over_all(self, centred: Float[Tensor, "batch d_in"], f: Float[Tensor, "batch d_sae"], scale: float, n: int) -> Step:
+        """Products 2 to 5 as matrix products."""
+        sae, d_in = self.sae, self.sae.cfg.d_in
+        x_cent, g, dpre, ones = self.x_cent[: len(f)], self.g[: len(f)], self.dpre[: len(f)], self.ones[:, : len(f)]
+        self.W_dec[:, :d_in] = sae.W_dec
+        # The derivative of the L1 term, the same for every feature that fires, is the bias of the product behind it.
+        self.W_dec[:, d_in] = sae.cfg.l1_coeff / n
+        error = torch.mm(f, self.W_dec[:, :d_in]).float().sub_(centred)
         mse = torch.linalg.vector_norm(error).square() * scale
         g[:, :d_in] = error.mul_(2 * scale)
-        ones = self.ones[:, : len(x)]
         activation_sums = (ones @ f)[0].float()
         sae.W_dec.grad.copy_(_transposed(_transposed(g[:, :d_in]) @ f))
         torch.mm(g, self.W_dec.T, out=dpre)
@@ -92,9 +111,39 @@ class DictionaryStep:
         dpre.view(self.bits).bitwise_and_(fired)
         db_enc = (ones @ dpre)[0].float()
         sae.W_enc.grad.copy_(_transposed(x_cent[:, :d_in]) @ dpre)
-        sae.b_enc.grad.copy_(db_enc)
-        sae.b_dec.grad.copy_(error.sum(0) - sae.W_enc @ db_enc)
+        self._biases(db_enc, error)
         return Step(mse, activation_sums.sum() / n, activation_sums, fired)
+
+    def _over_the_few(self, centred: Float[Tensor, "batch d_in"], f: Float[Tensor, "batch d_sae"], scale: float, n: int) -> Step:
+        """Products 2 to 5 over the activations above zero, in float32."""
+        sae, d_sae = self.sae, self.sae.cfg.d_sae
+        found = _not_zero(f)
+        inputs, acts = found // d_sae, f.flatten()[found].float()
+        features = found - inputs * d_sae
+        of_input = {"offsets": _ends(inputs, len(f)), "mode": "sum", "include_last_offset": True}
+        with torch.enable_grad():
+            acts.requires_grad_()
+            decoded = embedding_bag(features, sae.W_dec.detach(), per_sample_weights=acts, **of_input)
+        error = decoded.detach() - centred
+        mse = torch.linalg.vector_norm(error).square() * scale
+        g = error.mul_(2 * scale)
+        (dpre,) = torch.autograd.grad(decoded, acts, g)
+        dpre += sae.cfg.l1_coeff / n
+        acts = acts.detach()
+        order = features.argsort(stable=True)
+        of_feature = {"input": inputs[order], "offsets": _ends(features, d_sae), "mode": "sum", "include_last_offset": True}
+        sae.W_dec.grad.copy_(embedding_bag(weight=g, per_sample_weights=acts[order], **of_feature))
+        dW_enc = embedding_bag(weight=centred, per_sample_weights=dpre[order], **of_feature)
+        # Turned over in pieces that fit a cache, which takes a third of the time.
+        for columns, rows in zip(sae.W_enc.grad.split(self.PIECE, 1), dW_enc.split(self.PIECE), strict=True):
+            columns.copy_(rows.T)
+        self._biases(features.bincount(dpre, d_sae).float(), g)
+        activation_sums = features.bincount(acts, d_sae).float()
+        return Step(mse, activation_sums.sum() / n, activation_sums, f)
+
+    def _biases(self, db_enc: Float[Tensor, " d_sae"], g: Float[Tensor, "batch d_in"]) -> None:
+        self.sae.b_enc.grad.copy_(db_enc)
+        self.sae.b_dec.grad.copy_(g.sum(0) - self.sae.W_enc @ db_enc)
 
     def _make_room(self, batch: int) -> None:
         if batch <= self._room:
@@ -173,3 +222,18 @@ class ReadableStep:
 
 def _transposed(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "columns rows"]:
     return x.T.contiguous()
+
+
+def _not_zero(f: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " n"]:
+    """Where in the flattened matrix the few numbers are that are not zero; looked for by words of eight bytes first."""
+    per_word = 8 // f.element_size()
+    if f.numel() % per_word:
+        return f.flatten().nonzero()[:, 0]
+    words = f.flatten().view(torch.int64).nonzero()[:, 0]
+    within = f.view(-1, per_word)[words].flatten().nonzero()[:, 0]
+    return words[within // per_word] * per_word + within % per_word
+
+
+def _ends(groups: Int[Tensor, " n"], n_groups: int) -> Int[Tensor, " ends"]:
+    """Where each group begins in a list sorted by group, and where the last one ends."""
+    return torch.cat([groups.new_zeros(1), groups.bincount(minlength=n_groups).cumsum(0)])

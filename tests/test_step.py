@@ -39,6 +39,28 @@ def test_float32_gradients_and_loss_are_autograds(make, trained, generator):
     torch.testing.assert_close(step.activation_sums, out.feature_acts.sum(0))
 
 
+@pytest.mark.parametrize("shape", [(50, 96), (33, 95), (64, 600)], ids=str)
+@pytest.mark.parametrize("share", [0.02, 0.0], ids=["few", "none"])
+def test_few_that_fire_give_the_same_gradients(shape, share, generator):
+    batch, d_sae = shape
+    sae = SparseAutoencoder(SAEConfig(d_in=32, d_sae=d_sae, l1_coeff=3e-3), seed=4)
+    x = torch.randn(batch, 32, generator=generator)
+    with torch.no_grad():
+        pre = (x - sae.b_dec) @ sae.W_enc
+        sae.b_enc.fill_(-pre.quantile(1 - share) - (0 if share else 1))
+    out = sae(x)
+    out.loss.backward()
+    wanted = gradients(sae)
+    step = DictionaryStep(sae)
+    assert (out.feature_acts > 0).float().mean() < step.few
+    step._over_all = None  # it must not be needed
+    done = step(x)
+    for name, found in gradients(sae).items():
+        assert (found - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
+    torch.testing.assert_close([done.mse, done.l1, done.activation_sums], [out.mse, out.l1, out.feature_acts.sum(0)])
+    assert torch.equal(done.fired != 0, out.feature_acts > 0)
+
+
 def test_bf16_gradients_point_the_same_way(trained, generator):
     x = torch.randn(200, 32, generator=generator).relu()
     DictionaryStep(trained)(x)
@@ -84,23 +106,25 @@ def test_two_thousand_bf16_steps_end_where_the_readable_ones_do(generator):
             yield (present * torch.rand(128, 64, generator=draw)) @ planted
 
     ends = {}
-    for kind in ("readable", "fast"):
+    for kind in ("readable", "whole", "few"):
         sae = SparseAutoencoder(SAEConfig(d_in=32, d_sae=96, l1_coeff=3e-3), seed=4)
         optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
         step = DictionaryStep(sae, bf16=True)
+        step.few = 1 if kind == "few" else 0
         for x in batches():
-            if kind == "fast":
-                step(x)
-            else:
+            if kind == "readable":
                 optimizer.zero_grad()
                 sae(x).loss.backward()
+            else:
+                step(x)
             sae.project_decoder_gradient_()
             optimizer.step()
             sae.normalize_decoder_()
         with torch.no_grad():
             out = sae(torch.cat(list(batches())[-50:]))
         ends[kind] = out.loss.item(), (out.feature_acts > 0).sum(-1).float().mean().item()
-    (wanted_loss, wanted_l0), (loss, l0) = ends["readable"], ends["fast"]
+    wanted_loss, wanted_l0 = ends.pop("readable")
     assert 1 < wanted_l0 < 20
-    assert loss == pytest.approx(wanted_loss, rel=0.01)
-    assert l0 == pytest.approx(wanted_l0, rel=0.03)
+    for loss, l0 in ends.values():
+        assert loss == pytest.approx(wanted_loss, rel=0.01)
+        assert l0 == pytest.approx(wanted_l0, rel=0.03)
