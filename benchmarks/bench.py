@@ -4,6 +4,7 @@
     model_vs_nanogpt_style   our language-model step against a nanoGPT-style loop of the same model
     stream_share             the share of a dictionary's training that goes into making its activations
     width_*                  cost of an activation over that of 512 features times the growth in width; and memory
+    memory_*                 the most memory that training at a scale holds: of its model, and of its widest dictionary
 
 Both sides of a row work in turn, A B A B. `python benchmarks/peers.py` compares with other people's trainers.
 """
@@ -11,11 +12,16 @@ Both sides of a row work in turn, A B A B. `python benchmarks/peers.py` compares
 import argparse
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 from measure import BATCH, N_BATCHES, DictionaryTask, ModelTask, Worker, compare, keep, race, rounded, row, show
 from tqdm import tqdm
+
+from sae_lib.runs import hardware
+from sae_lib.scales import SCALES, scale
+from sae_lib.transformer import TransformerConfig
 
 WIDTHS = tuple(512 * 2**i for i in range(9) if i != 1)
 TRAINED_L0 = 64
@@ -57,6 +63,21 @@ def width(task: DictionaryTask, d_sae: int, base: dict | None) -> dict:
     return row(f"width_{d_sae}", cost["trained"] / linear, cost["trained"], linear, "us an activation; theirs: linear from 512", quality)
 
 
+def memory(task: ModelTask, name: str) -> dict:
+    """The most memory that two steps of a scale's model, and of its widest dictionary on the stream, hold; no timing."""
+    sizes, peaks = scale(name), {}
+    geometry = asdict(TransformerConfig(sizes.d_model, sizes.n_heads, sizes.d_head, sizes.d_mlp, sizes.n_ctx, sizes.d_vocab))
+    shared = {"tokens": task.settings("ours", task.bf16, 2)["tokens"], "geometry": geometry, "bf16": task.bf16, "turn": 2}
+    model = {"kind": "model", "batch_tokens": sizes.model_batch, "lr": sizes.model_lr, "warmup": 1}
+    dictionary = {"kind": "dictionary", "batch_size": sizes.sae_batch, "d_in": sizes.d_mlp, "d_sae": max(sizes.d_sae.values())}
+    for kind, more in (("model", model), ("dictionary", dictionary | {"lr": sizes.sae_lr, "l1_coeff": sizes.l1_coeff})):
+        with Worker("ours", shared | more) as worker:
+            worker.turn(2)
+            peaks[kind] = worker.finish()["peak_bytes"] / 2**30
+    worst = max(peaks.values()) / hardware()["memory_gib"]
+    return row(f"memory_{name}", worst, peaks["model"], peaks["dictionary"], "GiB; theirs: the dictionary; ratio: of this machine", {})
+
+
 def measured(folder: Path, only: str, quick: bool) -> Iterator[dict]:
     """The rows, as they come."""
     rounds, steps = (2, 4) if quick else (12, 25)
@@ -81,6 +102,9 @@ def measured(folder: Path, only: str, quick: bool) -> Iterator[dict]:
             each = width(task, d_sae, base)
             base = base or each
             yield each
+    for name in SCALES:
+        if only in f"memory_{name}" and not quick:
+            yield memory(ModelTask(folder / "m"), name)
 
 
 def main() -> None:

@@ -128,5 +128,5 @@ def test_unknown_names_are_named(tiny, ask, named):
 
 
 def test_an_unknown_scale_lists_those_there_are():
-    with pytest.raises(BookError, match="SCALE=foo is unknown; choose one of smoke, laptop, colab, paper"):
+    with pytest.raises(BookError, match="SCALE=foo is unknown; choose one of smoke, laptop, released, colab, paper"):
         Lab("foo")

@@ -38,8 +38,9 @@ class FileStream:
 
 
 def dictionary(settings: dict, checkpoint: Checkpoint) -> tuple[torch.nn.Module, Iterator[dict]]:
-    """A dictionary on the file's activations, from the given weights or from its own."""
-    stream, d_in, d_sae = FileStream(settings["activations"]), settings["d_in"], settings["d_sae"]
+    """A dictionary on the file's activations, or on an untrained model's, from the given weights or from its own."""
+    d_in, d_sae = settings["d_in"], settings["d_sae"]
+    stream = FileStream(settings["activations"]) if settings.get("activations") else untrained_stream(settings)
     sae = SparseAutoencoder(SAEConfig(d_in, d_sae, settings["l1_coeff"]), seed=0)
     if settings.get("start"):
         sae.load_state_dict(load_file(settings["start"]))
@@ -52,6 +53,19 @@ def dictionary(settings: dict, checkpoint: Checkpoint) -> tuple[torch.nn.Module,
     return sae, train_dictionary(sae, stream, recipe, checkpoint)
 
 
+def untrained_stream(settings: dict) -> ActivationStream:
+    """Activations of a model that was not trained, made as for any other."""
+    model = OneLayerTransformer(TransformerConfig(**settings["geometry"])).requires_grad_(False)
+    dtype = torch.bfloat16 if settings["bf16"] else torch.float32
+    return ActivationStream(model, tokens_of(settings), settings["batch_size"], seed=0, dtype=dtype)
+
+
+def tokens_of(settings: dict) -> TokenSplit:
+    """The file's tokens."""
+    path = Path(settings["tokens"])
+    return TokenSplit([path], [path.stat().st_size // 2])
+
+
 @torch.no_grad()
 def sparsen(sae: SparseAutoencoder, sample: torch.Tensor, l0: float) -> None:
     """Lower the encoder's bias until about so many features fire, as in a dictionary that has been trained for a while."""
@@ -62,10 +76,9 @@ def sparsen(sae: SparseAutoencoder, sample: torch.Tensor, l0: float) -> None:
 def language_model(settings: dict, checkpoint: Checkpoint) -> tuple[torch.nn.Module, Iterator[dict]]:
     """A language model on the file's tokens, from the given weights, at a rate that stays after its warm-up."""
     model = OneLayerTransformer(TransformerConfig(**settings["geometry"]))
-    model.load_state_dict(load_file(settings["start"]))
-    path = Path(settings["tokens"])
-    split = TokenSplit([path], [path.stat().st_size // 2])
-    n_ctx, n_steps = settings["geometry"]["n_ctx"], settings["turn"] * LOG_ROWS
+    if settings.get("start"):
+        model.load_state_dict(load_file(settings["start"]))
+    split, n_ctx, n_steps = tokens_of(settings), settings["geometry"]["n_ctx"], settings["turn"] * LOG_ROWS
     recipe = ModelTraining(
         n_steps * settings["batch_tokens"],
         settings["batch_tokens"],
