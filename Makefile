@@ -27,7 +27,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## this list
-	@echo "make VERB [SCALE=smoke|laptop|released|colab|paper] [CORPUS=…] [SEED=…]"; echo
+	@echo "make VERB [SCALE=smoke|laptop|night|colab|paper] [CORPUS=…] [SEED=…]"; echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
 book: $(STAMP) ## run every chapter and render the book into _site/_build/html

@@ -1,7 +1,8 @@
 """Names to runs: `Lab("smoke").dictionary("A/1")` gives the trained dictionary, training what is not there yet.
 
 A and B are models of the same sizes and data from different seeds; A/0, A/1 and A/2 are dictionaries of growing width
-on A, and B/1 is the twin of A/1 on B.
+on A, A/1b is A/1 from another seed, and B/1 is its twin on B. S is A with its weights shuffled, the control, and S/1 a
+dictionary on that.
 
 Source: Bricken et al. 2023, "Problem Setup" (models A and B, dictionaries A/0, A/1, …).
 """
@@ -23,15 +24,18 @@ from sae_lib import parallel
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.machine import device_named, has_fast_bf16
+from sae_lib.release import TOKENIZER, Released, released
 from sae_lib.resampling import ResamplingSchedule
 from sae_lib.runs import Run, finish, run_steps, runs_folder
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.scales import Scale, scale
-from sae_lib.storage import fingerprint, sha256_of
+from sae_lib.storage import fingerprint, sha256_of, write_atomic
 from sae_lib.train import DictionaryTraining, ModelTraining, dictionary_steps, model_steps
-from sae_lib.transformer import OneLayerTransformer, TransformerConfig
+from sae_lib.transformer import OneLayerTransformer, TransformerConfig, with_shuffled_weights
 
-MODELS = ("A", "B")
+MODELS = ("A", "B", "S")
+CONTROL = "S"
+"""The model that is not trained but made of A."""
 TRUTH_TOKENS = 600_000
 """Labelled tokens that features are scored on; the rarest leaves have some dozens in either half."""
 _TEXT_IDENTITY = ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")
@@ -70,7 +74,8 @@ class Lab:
     @cached_property
     def _text_folder(self):
         sizes = self.scale
-        key = [self.corpus.fingerprint, self.seed, sizes.d_vocab, sizes.tokenizer_bytes, sizes.corpus_tokens, sizes.validation_tokens]
+        words = released(TOKENIZER).to_str() if sizes.is_released else [sizes.d_vocab, sizes.tokenizer_bytes]
+        key = [self.corpus.fingerprint, self.seed, words, sizes.corpus_tokens, sizes.validation_tokens]
         return runs_folder() / f"{sizes.name}-text-{fingerprint(key)}"
 
     @cached_property
@@ -78,6 +83,8 @@ class Lab:
         """The byte-level BPE trained on this text."""
         path = self._text_folder / "tokenizer.json"
         with parallel.first_goes_first():
+            if not path.exists() and self.scale.is_released:
+                write_atomic(path, released(TOKENIZER).to_str(pretty=True))
             if path.exists():
                 return text.load_tokenizer(path)
             return text.train_tokenizer(self.corpus, self.scale.d_vocab, self.scale.tokenizer_bytes, path)
@@ -113,17 +120,19 @@ class Lab:
         return text.anthology_text(self.tokenizer, self.scale.n_ctx)
 
     def model(self, name: str) -> OneLayerTransformer:
-        """Model A or B, trained if need be."""
+        """Model A or B, released or trained if need be, or the control S."""
         if name not in MODELS:
             raise BookError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}")
         if name not in self._models:
-            model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
-            self._run(name).load_into(model)
-            self._models[name] = model.eval().requires_grad_(False)
+            if name == CONTROL:
+                model = with_shuffled_weights(self.model("A"), seed=self._model_seed(name))
+            else:
+                model = self._run(name).load_into(OneLayerTransformer(self._geometry))
+            self._models[name] = model.to(self.device).eval().requires_grad_(False)
         return self._models[name]
 
     def dictionary(self, name: str, resampling: str = "paper", arm: bool = False) -> SparseAutoencoder:
-        """A dictionary such as A/1, trained if need be.
+        """A dictionary such as A/1, released or trained if need be.
 
         Args:
             name: model and dictionary.
@@ -147,6 +156,8 @@ class Lab:
 
     def config(self, name: str) -> dict:
         """Everything that decides a model or a dictionary."""
+        if self.scale.is_released and "/" in name:
+            return Released(name).config
         return self._model_config(name) if name in MODELS else self._dictionary_config(name, "paper", False)
 
     def train(self, names: list[str], resampling: str = "paper", shard_features: bool = False) -> None:
@@ -158,8 +169,11 @@ class Lab:
             shard_features: give each process a part of the features and the whole of a batch, instead of the other way round.
 
         Raises:
-            BookError: the features are to be spread, but there is only one process, or they cannot be divided.
+            BookError: the scale's weights are released, or the features are to be spread, but there is only one process, or
+                they cannot be divided.
         """
+        if self.scale.is_released:
+            raise BookError("the weights of this scale ship with the book; SCALE=night is what they were trained with")
         if shard_features and parallel.world() == 1:
             raise BookError("features are spread over several processes, and this is one; start the command with torchrun")
         self._sharded = shard_features
@@ -170,7 +184,9 @@ class Lab:
         self._streams.clear()
         self._sharded = False
 
-    def _run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run:
+    def _run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run | Released:
+        if self.scale.is_released and resampling == "paper" and not arm:
+            return Released(name)
         run = finish([self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)])[0]
         self._streams.clear()
         return run
@@ -193,6 +209,10 @@ class Lab:
         return ModelTraining(sizes.model_tokens, sizes.model_batch, sizes.model_lr, self._model_seed(name), bf16=self._bf16)
 
     def _model_config(self, name: str) -> dict:
+        if self.scale.is_released and name != CONTROL:
+            return Released(name).config
+        if name == CONTROL:
+            return {"kind": "model", "name": name, "shuffled": fingerprint(self._model_config("A")), "seed": self._model_seed(name)}
         return {
             "kind": "model",
             "name": name,
@@ -271,13 +291,14 @@ class Lab:
 
     @property
     def _text_facts(self) -> dict:
+        shards = self.shards
         return {
             "scale": self.scale.name,
             "seed": self.seed,
             "corpus": self.corpus.fingerprint,
             "tokenizer_sha256": sha256_of(self._text_folder / "tokenizer.json"),
-            "train_tokens": self.shards.train.n_tokens,
-            "validation_tokens": self.shards.validation.n_tokens,
+            "train_tokens": shards.train.n_tokens,
+            "validation_tokens": shards.validation.n_tokens,
         }
 
 

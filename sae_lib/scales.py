@@ -67,6 +67,8 @@ class Scale:
     """Most data points that a toy model on finite data is given."""
     bf16: bool
     """Products in bfloat16 where the processor has it."""
+    is_released: bool = False
+    """The weights ship with the book and are opened, not trained; only the arms of a comparison are trained in the run."""
 
     def resampling(self, n_steps: int, method: str = "paper") -> ResamplingSchedule:
         """The paper's schedule, or its shape squeezed into a shorter run.
@@ -88,6 +90,23 @@ class Scale:
 
 _PAPER_GEOMETRY = {"d_model": 128, "n_heads": 4, "d_head": 32, "d_mlp": 512, "d_vocab": 8_192}
 _WIDTHS = {"A/0": 512, "A/1": 4_096, "A/2": 16_384, "B/1": 4_096}
+_RELEASED = {
+    **_PAPER_GEOMETRY,
+    "n_ctx": 256,
+    "model_tokens": 204_800_000,
+    "model_batch": 8_192,
+    "model_lr": 3e-3,
+    "d_sae": _WIDTHS | {"A/1b": 4_096, "S/1": 4_096},
+    "n_activations": dict.fromkeys(("A/0", "A/1", "B/1", "A/1b", "S/1"), 60_000_000) | {"A/2": 30_000_000},
+    "arm_activations": 1_000_000,
+    "sae_batch": 4_096,
+    "sae_lr": 5e-4,
+    "l1_coeff": 4e-3,
+    "toy_steps": 4_000,
+    "toy_points": 10_000,
+    "bf16": True,
+}
+"""How the released runs are trained, and what a chapter that opens them says of them."""
 
 SCALES: dict[str, Scale] = {
     preset.name: preset
@@ -141,26 +160,23 @@ SCALES: dict[str, Scale] = {
             bf16=True,
         ),
         Scale(
-            name="released",
+            name="night",
             corpus="book/recipes/released.toml",
             corpus_tokens=52_000_000,
             validation_tokens=1_000_000,
             tokenizer_bytes=60_000_000,
-            **_PAPER_GEOMETRY,
-            n_ctx=256,
-            model_tokens=204_800_000,
-            model_batch=8_192,
-            model_lr=3e-3,
-            d_sae=_WIDTHS,
-            n_activations={"A/0": 60_000_000, "A/1": 60_000_000, "A/2": 30_000_000, "B/1": 60_000_000},
-            arm_activations=1_500_000,
-            sae_batch=4_096,
-            sae_lr=5e-4,
-            l1_coeff=4e-3,
             analysis_tokens=500_000,
-            toy_steps=4_000,
-            toy_points=10_000,
-            bf16=True,
+            **_RELEASED,
+        ),
+        Scale(
+            name="released",
+            corpus="pocket:",
+            corpus_tokens=4_000_000,
+            validation_tokens=300_000,
+            tokenizer_bytes=8_000_000,
+            analysis_tokens=100_000,
+            is_released=True,
+            **_RELEASED,
         ),
         Scale(
             name="colab",

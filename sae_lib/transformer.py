@@ -351,3 +351,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dx, dW = ctx.saved_tensors
         scale = upstream / ctx.n_rows
         return dx * scale, dW[:-1] * scale, dW[-1] * scale, None
+
+
+def with_shuffled_weights(model: OneLayerTransformer, seed: int) -> OneLayerTransformer:
+    """The control: every weight matrix has its entries permuted at random; biases and LayerNorms stay.
+
+    Args:
+        model: left as it is.
+        seed: of the permutations.
+
+    Source: Bricken et al. 2023, appendix on the model with shuffled weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    control = OneLayerTransformer(model.cfg)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            entries = weight.detach().cpu().flatten()
+            order = torch.randperm(len(entries), generator=generator) if ".b_" not in name and weight.ndim > 1 else slice(None)
+            control.get_parameter(name).copy_(entries[order].view_as(weight))
+    return control

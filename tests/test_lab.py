@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_lib import scales
+from sae_lib import release, scales
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.lab import Lab
@@ -27,8 +27,8 @@ def tiny(monkeypatch, tmp_path):
         d_vocab=400,
         model_tokens=20_000,
         model_batch=640,
-        d_sae={"A/0": 32, "A/1": 64, "A/2": 128, "B/1": 64},
-        n_activations={"A/0": 6_000, "A/1": 6_000, "A/2": 6_000, "B/1": 6_000},
+        d_sae={"A/0": 32, "A/1": 64, "A/2": 128, "B/1": 64, "S/1": 64},
+        n_activations=dict.fromkeys(("A/0", "A/1", "A/2", "B/1", "S/1"), 6_000),
         arm_activations=6_000,
         sae_batch=64,
         analysis_tokens=2_000,
@@ -105,6 +105,54 @@ def test_twins_and_arms_are_runs_of_their_own(tiny):
     assert len(list((tiny / "runs").glob("tiny-A-1-*"))) == 3
 
 
+@pytest.fixture
+def opened(tiny, monkeypatch):
+    """A lab that trained, and one that opens what the first one released."""
+    first = Lab("tiny", device="cpu")
+    first.train(["B", "A/1", "S/1"])
+    runs = {name: first._run(name) for name in ("A", "B", "A/1", "S/1")}
+    monkeypatch.setattr(release, "_FOLDERS", (tiny / "checkpoints",))
+    release._manifest.cache_clear()
+    release.write_release(tiny / "checkpoints", runs, first._text_folder / "tokenizer.json", {}, "")
+    reader = replace(scales.scale("tiny"), name="opened", corpus_tokens=6_000, tokenizer_bytes=1, is_released=True)
+    monkeypatch.setitem(scales.SCALES, "opened", reader)
+    yield first, Lab("opened", device="cpu")
+    release._manifest.cache_clear()
+
+
+def test_released_weights_are_opened_and_not_trained(opened, capsys):
+    first, second = opened
+    capsys.readouterr()
+    assert second.tokenizer.to_str() == first.tokenizer.to_str()
+    assert bits(second.model("B")) == bits(first.model("B").half().float())
+    assert bits(second.dictionary("S/1")) == bits(first.dictionary("S/1").half().float())
+    assert second.config("A/1") == first._run("A/1").config
+    assert second.log("A")["step"].tolist() == first.log("A")["step"].tolist()
+    assert second.provenance("A/1")["weights_sha256"] == first.provenance("A/1")["weights_sha256"]
+    assert second.shards.train.n_tokens == 6_000
+    assert "model" not in capsys.readouterr().err
+    with pytest.raises(BookError, match="there is no released 'A/0'; there are A, B, A/1, S/1"):
+        second.dictionary("A/0")
+    with pytest.raises(BookError, match="weights of this scale ship with the book; SCALE=night"):
+        second.train(["A/1"])
+
+
+def test_arms_are_trained_on_a_released_model(opened):
+    _, second = opened
+    arm = second.dictionary("A/1", resampling="none", arm=True)
+    assert arm.W_enc.shape == (32, 64)
+    assert bits(arm) != bits(second.dictionary("A/1"))
+
+
+def test_the_control_has_the_models_weights_in_another_order(tiny):
+    lab = Lab("tiny", device="cpu")
+    model, control = (dict(lab.model(name).named_parameters()) for name in ("A", "S"))
+    for name, weight in model.items():
+        is_matrix = weight.ndim > 1 and ".b_" not in name
+        assert torch.equal(weight.flatten().sort().values, control[name].flatten().sort().values)
+        assert torch.equal(weight, control[name]) != is_matrix, name
+
+
 def test_held_out_contexts_run_through_the_whole_split(tiny):
     lab = Lab("tiny", device="cpu")
     few, many = lab.validation(320), lab.validation()
@@ -128,5 +176,5 @@ def test_unknown_names_are_named(tiny, ask, named):
 
 
 def test_an_unknown_scale_lists_those_there_are():
-    with pytest.raises(BookError, match="SCALE=foo is unknown; choose one of smoke, laptop, released, colab, paper"):
+    with pytest.raises(BookError, match="SCALE=foo is unknown; choose one of smoke, laptop, night, released, colab, paper"):
         Lab("foo")

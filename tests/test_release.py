@@ -1,0 +1,198 @@
+"""Released weights: what is written can be opened, and nothing else can."""
+
+import http.server
+import json
+import threading
+
+import pytest
+import torch
+
+import sae_lib
+from sae_lib import release
+from sae_lib.corpus import open_corpus, train_tokenizer
+from sae_lib.errors import BookError
+from sae_lib.runs import finish, run_steps
+from sae_lib.sae import SAEConfig, SparseAutoencoder
+from sae_lib.transformer import OneLayerTransformer, TransformerConfig
+
+GEOMETRY = {"d_model": 8, "n_heads": 2, "d_head": 4, "d_mlp": 16, "n_ctx": 6, "d_vocab": 300}
+SAE = {"d_in": 16, "d_sae": 48, "l1_coeff": 1e-3, "mse": "mean"}
+
+
+def trained(module, kind, geometry):
+    """A finished run of a module that was not trained at all."""
+    rows = [(1, {"step": 1, "n_steps": 1, "loss": 1 / 3, "seconds": 0.1})]
+    return finish([run_steps(kind, {"kind": kind, "geometry": geometry}, lambda checkpoint: iter(rows), lambda: module)])[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    return train_tokenizer(open_corpus("pocket:"), 300, 20_000, path, progress=False)
+
+
+@pytest.fixture
+def modules(generator):
+    found = {"A": OneLayerTransformer(TransformerConfig(**GEOMETRY), seed=3), "A/1": SparseAutoencoder(SAEConfig(**SAE), seed=3)}
+    with torch.no_grad():
+        for module in found.values():
+            for parameter in module.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return found
+
+
+@pytest.fixture
+def folder(modules, tmp_path, monkeypatch, tokenizer):
+    """A release of both, a file of which holds a few rows only."""
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(release, "LARGEST", 1_500)
+    monkeypatch.setattr(release, "_FOLDERS", (tmp_path / "checkpoints", tmp_path / "share"))
+    runs = {"A": trained(modules["A"], "model", GEOMETRY), "A/1": trained(modules["A/1"], "dictionary", SAE)}
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    release.write_release(tmp_path / "checkpoints", runs, path, {"A/1": {"l0": 9.5}}, "http://127.0.0.1:9")
+    yield tmp_path / "checkpoints"
+    release._manifest.cache_clear()
+
+
+def shard(folder, number):
+    """One of the files that A/1 is cut into."""
+    (path,) = folder.glob(f"A-1-{number}of*")
+    return path
+
+
+@pytest.mark.parametrize("name", ["A", "A/1"])
+def test_what_was_released_comes_back_in_half_precision(folder, modules, name):
+    back = sae_lib.released(name)
+    assert type(back) is type(modules[name])
+    wanted = modules[name].state_dict()
+    assert back.state_dict().keys() == wanted.keys()
+    for key, tensor in back.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, wanted[key].half().float()), key
+        assert not tensor.requires_grad
+    assert not back.training
+
+
+def test_the_tokenizer_comes_too(folder, tokenizer):
+    assert sae_lib.released("tokenizer").encode("feature").ids == tokenizer.encode("feature").ids
+
+
+def test_files_are_cut_to_size_and_listed_with_their_hashes(folder):
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    files = [file for entry in manifest["runs"].values() for file in entry["files"]]
+    assert {file["name"] for file in files} | {"MANIFEST.json"} == {path.name for path in folder.iterdir()}
+    assert len(manifest["runs"]["A/1"]["files"]) > 1
+    assert all((folder / file["name"]).stat().st_size == file["bytes"] for file in files)
+    shards = [file for file in files if file["name"].endswith(".safetensors")]
+    assert max(file["bytes"] for file in shards) < release.LARGEST + 1_500, "a header takes some hundred bytes more"
+
+
+def test_a_released_run_says_where_it_comes_from(folder):
+    run = release.Released("A/1")
+    assert run.config == {"kind": "dictionary", "geometry": SAE}
+    assert run.measured == {"l0": 9.5}
+    assert run.provenance["versions"]["torch"]
+    assert run.log["loss"].tolist() == [pytest.approx(1 / 3, rel=1e-5)]
+    assert release.released_names() == ["A", "A/1"]
+
+
+def test_an_unknown_name_is_told_the_others(folder):
+    with pytest.raises(BookError, match="there is no released 'A/7'; there are A, A/1"):
+        sae_lib.released("A/7")
+
+
+def test_without_a_manifest_nothing_is_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "_FOLDERS", (tmp_path,))
+    release._manifest.cache_clear()
+    assert release.released_names() == []
+    with pytest.raises(BookError, match="nothing is released here; clone the repository"):
+        sae_lib.released("tokenizer")
+
+
+def test_one_altered_byte_is_refused(folder):
+    path = shard(folder, 2)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BookError, match=r"A-1-2of\d+.safetensors is not what was released .* git checkout"):
+        sae_lib.released("A/1")
+
+
+def test_a_missing_shard_is_named(folder):
+    shard(folder, 2).unlink()
+    with pytest.raises(BookError, match=r"A-1-2of\d+.safetensors is missing, .* git checkout"):
+        sae_lib.released("A/1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 99, "runs": {}}', "newer version of the book"),
+        ('{"runs": {}}', "no manifest of released weights"),
+        ("[]", "no manifest of released weights"),
+        ("{", "is damaged"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_refused(folder, content, message):
+    (folder / "MANIFEST.json").write_text(content)
+    release._manifest.cache_clear()
+    with pytest.raises(BookError, match=message):
+        sae_lib.released("A/1")
+
+
+def test_a_second_release_leaves_nothing_of_the_first(folder, modules, tmp_path):
+    before = {path.name for path in folder.iterdir()}
+    run = trained(modules["A"], "model", GEOMETRY)
+    release.write_release(folder, {"A": run}, tmp_path / "tokenizer.json", {}, "")
+    assert release.released_names() == ["A"]
+    assert {path.name for path in folder.iterdir()} == {name for name in before if not name.startswith("A-1-")}
+
+
+def test_a_weight_too_large_is_refused(folder, modules, tmp_path):
+    with torch.no_grad():
+        modules["A/1"].b_enc[3] = 1e6
+    run = trained(modules["A/1"], "dictionary", SAE | {"l1_coeff": 2e-3})
+    with pytest.raises(BookError, match="b_enc has a weight that half precision cannot hold"):
+        release.write_release(folder, {"A/1": run}, tmp_path / "tokenizer.json", {}, "")
+
+
+@pytest.fixture
+def elsewhere(folder, tmp_path, monkeypatch):
+    """An installed package: the manifest only, and a server that has the files."""
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    (tmp_path / "share").mkdir()
+    manifest = json.loads((folder / "MANIFEST.json").read_text()) | {"address": f"http://127.0.0.1:{server.server_port}"}
+    (tmp_path / "share" / "MANIFEST.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(release, "_FOLDERS", (tmp_path / "no clone", tmp_path / "share"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    release._manifest.cache_clear()
+    yield tmp_path / "cache"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_elsewhere_files_are_fetched_once(elsewhere, folder, modules, capfd):
+    wanted = modules["A/1"].W_enc.half().float()
+    assert torch.equal(sae_lib.released("A/1").W_enc, wanted)
+    for path in folder.glob("A-1*"):
+        path.unlink()
+    assert torch.equal(sae_lib.released("A/1").W_enc, wanted)
+
+
+def test_a_fetched_file_that_is_not_what_was_released_is_not_kept(elsewhere, folder):
+    shard(folder, 1).write_bytes(b"something else")
+    with pytest.raises(BookError, match=r"could not fetch http.*A-1-1of\d+.safetensors whole .*Nothing was kept"):
+        sae_lib.released("A/1")
+    assert not list(elsewhere.rglob("A-1-1of*"))
+
+
+def test_a_file_that_cannot_be_fetched_is_named(elsewhere, folder):
+    shard(folder, 1).unlink()
+    with pytest.raises(BookError, match=r"could not fetch .*A-1-1of\d+.safetensors whole .*404"):
+        sae_lib.released("A/1")
+    assert not list(elsewhere.rglob("A-1-1of*"))
