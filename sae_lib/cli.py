@@ -19,9 +19,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 """Exit status that typer gives a command ended with Ctrl-C."""
 
-ScaleOption = Annotated[
-    str, typer.Option(help="Size of everything: smoke, laptop, night, colab, paper. Not given: the chapters' own.")
-]
+ScaleOption = Annotated[str, typer.Option(help="Size of everything: smoke, laptop, night, colab, paper. Not given: the chapters' own.")]
 CorpusOption = Annotated[
     str, typer.Option(help="Text to train on: pocket:, files:PATH, hub:OWNER/NAME or a recipe .toml. Not given: the scale's own.")
 ]

@@ -9,7 +9,8 @@ Source: Bricken et al. 2023, "Problem Setup" (models A and B, dictionaries A/0, 
 
 import sys
 from collections.abc import Generator
-from dataclasses import asdict
+from copy import copy
+from dataclasses import asdict, replace
 from functools import cached_property
 
 import pandas as pd
@@ -183,6 +184,31 @@ class Lab:
         finish([self._dictionary_run(name, resampling, False, place) for place, name in enumerate(dictionaries)])
         self._streams.clear()
         self._sharded = False
+
+    def sweep(self, name: str, settings: list[dict]) -> list[SparseAutoencoder]:
+        """Train a dictionary several times on one pass over its activations, each time with other settings.
+
+        Args:
+            name: such as A/1.
+            settings: fields of the scale to change, such as `{"l1_coeff": 3e-3, "sae_lr": 5e-4}`; `n_activations` is a number.
+
+        Returns:
+            The dictionaries, in the order of the settings.
+
+        Raises:
+            BookError: as training does.
+        """
+        self.model(name[0])
+        variants = []
+        for changed in settings:
+            variant = copy(self)
+            n = changed.get("n_activations", self.scale.n_activations[name])
+            variant.scale = replace(self.scale, **changed | {"n_activations": {name: n}})
+            variants.append(variant)
+        runs = finish([variant._dictionary_run(name, "paper", False, place) for place, variant in enumerate(variants)])
+        self._streams.clear()
+        trained = [run.load_into(variant._new_dictionary(name)) for run, variant in zip(runs, variants, strict=True)]
+        return [sae.eval().requires_grad_(False) for sae in trained]
 
     def _run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run | Released:
         if self.scale.is_released and resampling == "paper" and not arm:

@@ -89,6 +89,18 @@ def test_dictionaries_trained_together_read_one_stream_and_are_the_same(tiny, mo
     assert {name: bits(alone.dictionary(name)) for name in kept} == kept
 
 
+def test_a_sweep_changes_what_it_is_told_and_nothing_else(tiny):
+    lab = Lab("tiny", device="cpu")
+    same, sparse, short = lab.sweep("A/1", [{}, {"l1_coeff": 0.05}, {"n_activations": 640}])
+    assert bits(same) == bits(lab.dictionary("A/1"))
+    assert lab.log("A/1")["n_activations"].max() == 5_952
+    x = lab.model("A").begin(lab.validation(320))[1]
+    assert sparse.cfg.l1_coeff == 0.05
+    assert sparse.encode(x).count_nonzero() < 0.8 * same.encode(x).count_nonzero()
+    assert bits(short) != bits(same)
+    assert len(list((tiny / "runs").glob("tiny-A-1-*"))) == 3
+
+
 def test_features_are_not_spread_over_a_single_process(tiny):
     with pytest.raises(BookError, match="this is one; start the command with torchrun"):
         Lab("tiny", device="cpu").train(["A/1"], shard_features=True)
