@@ -474,7 +474,7 @@ def _dictionary(tensors: Weights, path: Path, jump: bool, subtracts: bool) -> Sp
     d_in, d_sae = (tensors[name].numel() for name in ("b_dec", "b_enc"))
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,), "threshold": (d_sae,)}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
             raise BookError(f"{path} holds numbers in {name} that are not finite or not real; {FETCH.lower()}")
         if tuple(tensor.shape) != shapes[name]:
             raise BookError(f"{path} has {name} of shape {tuple(tensor.shape)}, and its biases ask for {shapes[name]}; {FETCH.lower()}")

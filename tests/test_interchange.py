@@ -409,6 +409,8 @@ def test_settings_that_ours_cannot_express_are_named(odd_sae, tmp_path, cfg, mes
         (lambda w: w.update(W_enc=w["W_enc"].T.contiguous()), r"has W_enc of shape \(64, 32\), and its biases ask for \(32, 64\)"),
         (lambda w: w.update(b_dec=torch.zeros(1, 32)), r"has b_dec of shape \(1, 32\)"),
         (lambda w: w["b_enc"].fill_(float("nan")), "holds numbers in b_enc that are not finite"),
+        (lambda w: w.update(b_dec=torch.full((32,), 1e300, dtype=torch.float64)), "holds numbers in b_dec that are not finite"),
+        (lambda w: w.update(W_dec=torch.full((64, 32), float("nan")).to(torch.float8_e4m3fn)), "holds numbers in W_dec"),
         (lambda w: w.update(b_enc=torch.zeros(64, dtype=torch.int32)), "holds numbers in b_enc that are not finite or not real"),
     ],
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from peers import environment
 
+from sae_lib.errors import BookError
 from sae_lib.interchange import DICTIONARIES, MODELS, Facts, export_dictionary, export_model, import_dictionary
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.storage import load_tensors, save_tensors
@@ -90,7 +91,7 @@ def differences(name: str, folder: Path, ours: dict[str, torch.Tensor]) -> tuple
 def backwards(folder: Path) -> dict[str, float]:
     """The dictionaries that SAELens saved, read by us, against what it computed itself."""
     x, found = load_tensors(folder / "inputs.safetensors")[0]["x"], {}
-    for saved in sorted(folder.glob("saved-*")):
+    for saved in sorted(path for path in folder.glob("saved-*") if path.is_dir()):
         sae, theirs = import_dictionary(saved).sae, load_tensors(folder / f"{saved.name}.safetensors")[0]
         name = f"import of {saved.name.removeprefix('saved-')}"
         found |= {
@@ -105,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORD", help="only packages whose names hold this")
     chosen = parser.parse_args()
-    failed = compared = 0
+    failed = unequal = compared = 0
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
         ours = prepare(folder)
@@ -115,16 +116,21 @@ def main() -> None:
             except RuntimeError as error:
                 print(f"{package} is left out: {error}")
                 continue
-            release, found = differences(package, folder, ours)
-            if package == "saelens":
-                found |= backwards(folder)
+            try:
+                release, found = differences(package, folder, ours)
+                if package == "saelens":
+                    found |= backwards(folder)
+            except (RuntimeError, BookError) as error:
+                print(f"{package} failed: {error}")
+                failed += 1
+                continue
             for output, difference in found.items():
                 # A difference that is no number is no agreement either.
                 good = difference <= TOLERANCE
-                failed, compared = failed + (not good), compared + 1
-                print(f"{package} {release:10s} {output:34s} {difference:.1e}{'' if good else '   MORE THAN ' + str(TOLERANCE)}")
-    print(f"{compared - failed} of {compared} outputs are equal to {TOLERANCE:g} (torch {version('torch')}).")
-    if failed or not compared:
+                unequal, compared = unequal + (not good), compared + 1
+                print(f"{package + ' ' + release:26s} {output:42s} {difference:.1e}{'' if good else '   MORE THAN ' + str(TOLERANCE)}")
+    print(f"{compared - unequal} of {compared} outputs are equal to {TOLERANCE:g} (torch {version('torch')}).")
+    if failed or unequal or not compared:
         sys.exit(1)
 
 
