@@ -112,7 +112,8 @@ def main() -> None:
         ours = prepare(folder)
         for package in (package for package in CASES if chosen.only in package):
             try:
-                environment(CASES[package][0]) if CASES[package][0] else None
+                if CASES[package][0]:
+                    environment(CASES[package][0])
             except RuntimeError as error:
                 print(f"{package} is left out: {error}")
                 continue
