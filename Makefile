@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book train serve check test lint format refresh bench bench-peers setup clean
+.PHONY: help book train serve check test lint format refresh bench bench-peers test-interop setup clean
 
 PORT ?= 8000
 BIN := .venv/bin
@@ -73,6 +73,9 @@ bench: $(STAMP) ## how fast training is, against its own arithmetic (ten minutes
 
 bench-peers: $(STAMP) ## the same against other trainers, each in an environment of its own below .peers/ (twenty minutes)
 	@$(BIN)/python benchmarks/peers.py
+
+test-interop: $(STAMP) ## load the exports with the packages they are for, each in an environment of its own below .peers/
+	@PYTHONPATH=benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python tests/interop/check.py
 
 setup: $(STAMP) ## only make .venv and install what is pinned
 

@@ -24,6 +24,9 @@ PEERS = {
     "saelens": {"install": ["sae-lens==6.54.*", TORCH], "remove": []},
     # It never looks at an image, and a torchvision that does not match torch's build keeps `transformers` from loading.
     "dictionary_learning": {"install": ["dictionary_learning==0.1.0", TORCH], "remove": ["torchvision"]},
+    # Not trainers: `make test-interop` asks them to load what the book exports.
+    "sparsify": {"install": ["eai-sparsify==1.3.*", TORCH], "remove": []},
+    "circuit_tracer": {"install": ["circuit-tracer==0.5.*", TORCH], "remove": []},
 }
 ROWS = {
     "dictionary_vs_saelens_fp32": ("saelens", False),

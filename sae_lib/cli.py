@@ -1,6 +1,7 @@
-"""The command line: `sae-book book` and `sae-book train`."""
+"""The command line: `sae-book book`, `train`, `export` and `import`."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +81,69 @@ def train(
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
     lab.train(runs, resampling, shard_features)
     print(f"{', '.join(runs)} at scale {scale}: trained.")
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A/0, A/1, A/2 or B/1 for a dictionary; A or B for a transformer.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Form: saelens, dictionary_learning, sparsify, gemma-scope or circuit-tracer for a dictionary; "
+            "transformer-lens or hf for a transformer."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Not given: exports/NAME-FORM below this one.")] = None,
+    scale: ScaleOption = "smoke",
+    corpus: CorpusOption = "",
+    seed: SeedOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that stands there, once the new one is whole.")] = False,
+) -> None:
+    """Write a dictionary or a transformer in the form that another package reads; it is trained first if it is not there yet."""
+    from sae_lib import interchange
+    from sae_lib.scales import scale as scale_named
+
+    models, dictionaries = ("A", "B"), tuple(scale_named(scale).d_sae)
+    if name not in models + dictionaries:
+        raise BookError(f"there is no run {name!r}; the runs are {', '.join(models + dictionaries)}")
+    kind, forms = ("model", interchange.MODELS) if name in models else ("dictionary", interchange.DICTIONARIES)
+    interchange.check_form(forms, to, kind)
+    folder = out or Path("exports") / f"{name.replace('/', '-')}-{to}"
+    # Before anything is trained for it.
+    interchange.check_room(folder, force)
+    found, facts, tokenizer = _trained(name, scale, corpus, seed or 0)
+    if kind == "model":
+        interchange.export_model(found, folder, to, facts, tokenizer, force)
+    else:
+        interchange.export_dictionary(found, folder, to, facts, force)
+    print(f"{name} at scale {scale}: {folder} ({', '.join(sorted(path.name for path in folder.iterdir()))})")
+
+
+def _trained(name: str, scale: str, corpus: str, seed: int) -> tuple[Any, Any, Any]:
+    """A run by its name, what is known of it, and its tokenizer."""
+    from sae_lib.interchange import Facts
+    from sae_lib.lab import Lab
+
+    lab = Lab(scale, seed=seed, corpus=corpus)
+    found = lab.dictionary(name) if "/" in name else lab.model(name)
+    # A path says more of a machine than of a text.
+    text = lab.corpus_spec if lab.corpus_spec.startswith(("pocket:", "hub:")) else Path(lab.corpus_spec).name
+    return found, Facts(f"sae-book-{scale}-seed{seed}-{name[0]}", lab.scale.n_ctx, text), lab.tokenizer
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A folder of SAELens, or a params.npz of Gemma Scope.")],
+    out: Annotated[Path | None, typer.Option(help="Safetensors file to write, under this book's names. Not given: only check.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands there.")] = False,
+) -> None:
+    """Check a dictionary of another package, say what it is, and take it over if our formula can express it exactly."""
+    from sae_lib.interchange import import_dictionary, save_dictionary
+
+    found = import_dictionary(path)
+    print(found.describe())
+    if out is not None:
+        print(f"written to {save_dictionary(found, out, force)}")
 
 
 def main(arguments: list[str] | None = None) -> None:

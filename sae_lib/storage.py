@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,6 +59,44 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> N
                 aside.unlink(missing_ok=True)
 
 
+def write_folder(folder: Path, fill: Callable[[Path], None], replace: bool = False) -> None:
+    """Fill a folder aside and rename it, so that a reader finds all of it or nothing.
+
+    Args:
+        folder: where it shall be; missing parents are made.
+        fill: writes the files into the folder it is given.
+        replace: whether a folder that stands there gives way; it does so once the new one is whole.
+
+    Raises:
+        BookError: the disk refused, or a folder stands there and shall not give way; what stood there is untouched.
+    """
+    # Of a link, what it points to is written anew, and the link stays.
+    folder = Path(folder).resolve()
+    aside = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+        new, old = aside / "new", aside / "old"
+        new.mkdir()
+        fill(new)
+        try:
+            if replace and folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise BookError(
+            f"could not write {folder}: {error.strerror or error}. What was there before is unchanged; "
+            "free some space or choose another folder, then run the same command again"
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -70,14 +109,18 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, or say which file is missing or damaged."""
+MEND = "Delete it and run the same command again"
+"""What helps with a damaged file that this book wrote."""
+
+
+def read_json(path: Path, mend: str = MEND) -> Any:
+    """Read a JSON file, or say which file is missing or damaged, and how to mend that."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BookError(f"{path} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BookError(f"{path} is damaged: it is no JSON ({error}). Delete it and run the same command again") from None
+        raise BookError(f"{path} is damaged: it is no JSON ({error}). {mend}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -93,8 +136,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, 
     write_atomic(path, save(contiguous, metadata=dict(metadata or {})))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def load_tensors(path: Path, mend: str = "Delete its folder and run the same command again") -> tuple[dict[str, Any], dict[str, str]]:
     """Read the tensors and the metadata of a safetensors file.
+
+    Args:
+        path: the file.
+        mend: what the reader can do where it is damaged.
 
     Raises:
         BookError: the file is missing, cut short, or no safetensors file.
@@ -109,6 +156,4 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise BookError(
-            f"{path} is damaged or is no safetensors file ({error}). Delete its folder and run the same command again"
-        ) from None
+        raise BookError(f"{path} is damaged or is no safetensors file ({error}). {mend}") from None

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "sae_lib"
 FLOORS = [
     {"errors", "storage", "claims", "machine", "parallel"},
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
-    {"corpus", "activations", "runs", "release"},
+    {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
     {"metrics", "proxies", "features", "truth", "splitting", "universality", "planted"},
     {"viz", "page", "exercises", "build", "cli"},

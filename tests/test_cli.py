@@ -21,7 +21,7 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"sae-book {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["book", "train"])
+@pytest.mark.parametrize("command", ["book", "train", "export"])
 def test_help_names_every_option(capsys, command):
     status, out, _ = run(capsys, command, "--help")
     assert status == 0
@@ -95,3 +95,106 @@ def test_help_is_quick():
         [sys.executable, "-c", "import sys, sae_lib.cli; print('torch' in sys.modules)"], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "False"
+
+
+class Shelf:
+    """A lab with one small dictionary and one small model on it."""
+
+    corpus_spec = "files:/home/somebody/texts/*.txt"
+
+    def __init__(self, scale: str, seed: int = 0, corpus: str = "") -> None:
+        from tokenizers import Tokenizer
+        from tokenizers.models import BPE
+
+        from sae_lib.scales import scale as scale_named
+
+        self.scale, self.tokenizer = scale_named(scale), Tokenizer(BPE({"<|endoftext|>": 0}, []))
+
+    def dictionary(self, name: str):
+        from sae_lib.sae import SAEConfig, SparseAutoencoder
+
+        return SparseAutoencoder(SAEConfig(32, 64, 1e-3), seed=1)
+
+    def model(self, name: str):
+        import small
+
+        from sae_lib.transformer import OneLayerTransformer
+
+        return OneLayerTransformer(small.GEOMETRY)
+
+
+@pytest.fixture
+def shelf(monkeypatch, tmp_path):
+    monkeypatch.setattr("sae_lib.lab.Lab", Shelf)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_export_help_names_every_form(capsys):
+    from sae_lib.interchange import DICTIONARIES, MODELS
+
+    status, out, _ = run(capsys, "export", "--help")
+    assert status == 0
+    assert all(word in out for word in (*DICTIONARIES, *MODELS, "--to", "--out", "--scale", "--corpus", "--seed", "--force"))
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [(name, to) for name, forms in (("A/1", "saelens gemma-scope"), ("A", "hf transformer-lens")) for to in forms.split()],
+)
+def test_export_writes_below_exports(capsys, shelf, name, to):
+    status, out, err = run(capsys, "export", name, "--to", to)
+    folder = shelf / "exports" / f"{name.replace('/', '-')}-{to}"
+    assert (status, err) == (0, "")
+    assert f"exports/{folder.name}" in out
+    assert (folder / "tokenizer.json").exists() == (name == "A")
+    # The folder goes to other people, and where the text lay on this machine is nobody's business.
+    assert not any(b"somebody" in path.read_bytes() for path in folder.iterdir())
+
+
+def test_export_over_an_export_asks_for_force(capsys, shelf, monkeypatch):
+    assert run(capsys, "export", "A/1", "--to", "saelens", "--out", "mine")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sae_lib.lab.Lab", None)  # nothing is trained before it is refused
+        status, out, err = run(capsys, "export", "A/1", "--to", "saelens", "--out", "mine")
+    assert (status, out) == (1, "")
+    assert err == "sae-book: mine exists already; replace it with --force, or name another folder with --out\n"
+    assert run(capsys, "export", "A/1", "--to", "gemma-scope", "--out", "mine", "--force")[0] == 0
+    assert [path.name for path in (shelf / "mine").iterdir()] == ["params.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("C/7", "--to", "saelens"), "there is no run 'C/7'; the runs are A, B, A/0"),
+        (("A/1", "--to", "hf"), "a dictionary cannot be exported to 'hf'; the forms of a dictionary are saelens"),
+        (("A", "--to", "saelens"), "a model cannot be exported to 'saelens'; the forms of a model are transformer-lens, hf"),
+        (("A/1", "--to", "saelens", "--scale", "foo"), "foo"),
+    ],
+)
+def test_export_of_what_there_is_not(capsys, shelf, arguments, message):
+    status, out, err = run(capsys, "export", *arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert not list(shelf.iterdir())
+
+
+def test_import_says_what_it_is_and_writes_it(capsys, shelf):
+    run(capsys, "export", "A/1", "--to", "saelens", "--out", "theirs")
+    status, out, _ = run(capsys, "import", "theirs")
+    assert status == 0
+    assert "SAELens dictionary, architecture standard\nd_in 32, d_sae 64\n" in out
+    assert "hook blocks.0.mlp.hook_post" in out
+    status, out, _ = run(capsys, "import", "theirs", "--out", "ours.safetensors")
+    assert status == 0
+    assert "written to ours.safetensors" in out
+    assert (shelf / "ours.safetensors").is_file()
+    status, _, err = run(capsys, "import", "theirs", "--out", "ours.safetensors")
+    assert status == 1
+    assert "--force" in err
+
+
+def test_import_of_nothing_is_one_line(capsys, shelf):
+    status, out, err = run(capsys, "import", "nowhere")
+    assert (status, out) == (1, "")
+    assert err == "sae-book: nowhere is missing; name a folder of SAELens, or a params.npz of Gemma Scope\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lib.errors import BookError
-from sae_lib.storage import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomic, write_json
+from sae_lib.storage import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomic, write_folder, write_json
 
 
 def test_write_atomic_replaces_the_whole_file(tmp_path):
@@ -69,3 +69,22 @@ def test_tensors_cut_short_are_named(tmp_path, kept):
 def test_missing_tensors_are_named(tmp_path):
     with pytest.raises(BookError, match="missing"):
         load_tensors(tmp_path / "t.safetensors")
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    write_folder(folder, lambda aside: (aside / "a").write_text("old"))
+    with pytest.raises(BookError, match="could not write"):
+        write_folder(folder, lambda aside: (aside / "b").write_text("new"))
+    assert [path.read_text() for path in folder.iterdir()] == ["old"]
+    write_folder(folder, lambda aside: (aside / "b").write_text("new"), replace=True)
+    assert [path.name for path in folder.iterdir()] == ["b"]
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_of_a_link_to_a_folder_the_link_stays(tmp_path):
+    write_folder(tmp_path / "folder", lambda aside: (aside / "a").write_text("old"))
+    (tmp_path / "link").symlink_to("folder")
+    write_folder(tmp_path / "link", lambda aside: (aside / "b").write_text("new"), replace=True)
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["b"]
