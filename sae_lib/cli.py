@@ -146,6 +146,41 @@ def import_(
         print(f"written to {save_dictionary(found, out, force)}")
 
 
+@app.command()
+def sweep(
+    run: Annotated[str, typer.Argument(help="A dictionary, such as A/1.")],
+    l1: Annotated[list[float], typer.Option(help="Sparsity weights to try, with the squared error averaged over elements; several.")],
+    lr: Annotated[list[float] | None, typer.Option(help="Learning rates to try; several. Not given: the scale's.")] = None,
+    activations: Annotated[int, typer.Option(help="Activations each of them sees. Not given: as many as the run itself.")] = 0,
+    scale: ScaleOption = "smoke",
+    corpus: CorpusOption = "",
+    seed: SeedOption = None,
+) -> None:
+    """Train a dictionary at several settings on one pass over its activations, and print what each gives on held-out text."""
+    import pandas as pd
+
+    from sae_lib.scales import scale as scale_named
+
+    if run not in (known := scale_named(scale).d_sae):
+        raise BookError(f"there is no dictionary {run!r}; the dictionaries are {', '.join(known)}")
+    if activations < 0 or min([*l1, *(lr or [1])]) <= 0:
+        raise BookError("sparsity weights, learning rates and activations are positive numbers")
+
+    from sae_lib.lab import Lab
+    from sae_lib.metrics import dead_share, evaluate
+
+    lab = Lab(scale, seed=seed or 0, corpus=corpus)
+    settings = [{"l1_coeff": weight, "sae_lr": rate} for rate in lr or [lab.scale.sae_lr] for weight in l1]
+    settings = [setting | ({"n_activations": activations} if activations else {}) for setting in settings]
+    rows = []
+    for setting, sae in zip(settings, lab.sweep(run, settings), strict=True):
+        found = evaluate(lab.model(run[0]), sae, lab.validation())
+        measured = {key: getattr(found, key) for key in ("l0", "loss_recovered", "loss_recovered_mean", "explained_variance")}
+        rows.append(setting | measured | {"dead_share": dead_share(found.density)})
+    print(f"{run} at scale {scale}, on {found.n_tokens:,} held-out tokens:")
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a problem that the reader can mend is one line and status 1, never a traceback."""
     try:

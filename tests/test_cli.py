@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"sae-book {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["book", "train", "export"])
+@pytest.mark.parametrize("command", ["book", "train", "sweep", "export"])
 def test_help_names_every_option(capsys, command):
     status, out, _ = run(capsys, command, "--help")
     assert status == 0
@@ -101,6 +102,7 @@ class Shelf:
     """A lab with one small dictionary and one small model on it."""
 
     corpus_spec = "files:/home/somebody/texts/*.txt"
+    swept: ClassVar[list[dict]] = []
 
     def __init__(self, scale: str, seed: int = 0, corpus: str = "") -> None:
         from tokenizers import Tokenizer
@@ -114,6 +116,15 @@ class Shelf:
         from sae_lib.sae import SAEConfig, SparseAutoencoder
 
         return SparseAutoencoder(SAEConfig(32, 64, 1e-3), seed=1)
+
+    def sweep(self, name: str, settings: list[dict]):
+        self.swept.extend(settings)
+        return [self.dictionary(name) for _ in settings]
+
+    def validation(self):
+        import torch
+
+        return torch.zeros(3, 8, dtype=torch.int64)
 
     def model(self, name: str):
         import small
@@ -198,3 +209,29 @@ def test_import_of_nothing_is_one_line(capsys, shelf):
     status, out, err = run(capsys, "import", "nowhere")
     assert (status, out) == (1, "")
     assert err == "sae-book: nowhere is missing; name a folder of SAELens, or a params.npz of Gemma Scope\n"
+
+
+def test_a_sweep_tries_every_pair_and_prints_a_row_for_each(capsys, shelf):
+    Shelf.swept.clear()
+    status, out, err = run(capsys, "sweep", "A/1", "--l1", "0.003", "--l1", "0.01", "--lr", "0.001", "--activations", "5000")
+    assert (status, err) == (0, "")
+    assert Shelf.swept == [{"l1_coeff": weight, "sae_lr": 0.001, "n_activations": 5_000} for weight in (0.003, 0.01)]
+    title, head, *rows = out.splitlines()
+    assert title == "A/1 at scale smoke, on 24 held-out tokens:"
+    assert {"l1_coeff", "sae_lr", "l0", "loss_recovered", "dead_share"} <= set(head.split())
+    assert [row.split()[0] for row in rows] == ["0.003", "0.01"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["B", "--l1", "0.1"], "there is no dictionary 'B'; the dictionaries are A/0, A/1, A/2, B/1"),
+        (["A/1", "--l1", "0"], "positive numbers"),
+        (["A/1", "--l1", "0.1", "--lr", "-1"], "positive numbers"),
+        (["A/1", "--l1", "0.1", "--activations", "-1"], "positive numbers"),
+    ],
+)
+def test_a_sweep_of_nothing_is_one_line(capsys, arguments, message):
+    status, out, err = run(capsys, "sweep", *arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message in err
