@@ -51,6 +51,24 @@ def book_pages(root: Path) -> list[str]:
         raise BookError(f"{path} is no table of contents with a root and parts of chapters ({error!r})".replace("\n", " ")) from None
 
 
+def public_address(root: Path) -> str:
+    """Where the repository's files can be fetched one by one, from `_config.yml`, the one place that says where it is.
+
+    Raises:
+        BookError: the folder is not the book's, or its configuration does not say.
+    """
+    import yaml
+
+    path = root / "_config.yml"
+    try:
+        repository = yaml.safe_load(path.read_text(encoding="utf-8"))["repository"]
+        return f"{repository['url']}/raw/{repository['branch']}"
+    except FileNotFoundError:
+        raise BookError(f"{root} is not the folder of the book, whose _config.yml says where its files are; start there") from None
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise BookError(f"{path} does not say where the repository is, under repository: url and branch ({error})") from None
+
+
 def declared_parameters(path: Path) -> dict[str, Any]:
     """The names and default values in a notebook's `parameters` cell."""
     import papermill

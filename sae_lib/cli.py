@@ -181,6 +181,37 @@ def sweep(
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
 
 
+@app.command()
+def release(
+    runs: Annotated[list[str] | None, typer.Argument(help="The runs to ship. Not given: all of the scale.")] = None,
+    scale: ScaleOption = "night",
+    corpus: CorpusOption = "",
+    seed: SeedOption = None,
+) -> None:
+    """Measure runs on held-out text and write them into checkpoints/ in half precision, with their cards in book/cards/."""
+    from sae_lib.build import public_address
+    from sae_lib.cards import measured, write_cards
+    from sae_lib.lab import Lab
+    from sae_lib.release import write_release
+    from sae_lib.scales import scale as scale_named
+    from sae_lib.storage import project_root, read_json
+
+    known = ["A", "B", *scale_named(scale).d_sae]
+    if unknown := [run for run in runs or [] if run not in known]:
+        raise BookError(f"there is no run {unknown[0]!r}; the runs are {', '.join(known)}")
+    root = project_root()
+    address = public_address(root)
+    lab = Lab(scale, seed=seed or 0, corpus=corpus)
+    found = {name: lab.run(name) for name in runs or known}
+    numbers = {name: measured(lab, name) for name in found}
+    folder = root / "checkpoints"
+    write_release(folder, found, lab.tokenizer_path, numbers, f"{address}/checkpoints")
+    entries = read_json(folder / "MANIFEST.json")["runs"]
+    write_cards(root / "book" / "cards", {name: entries[name] for name in found})
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder}: {', '.join(found)}, {size / 2**20:.0f} MiB")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a problem that the reader can mend is one line and status 1, never a traceback."""
     try:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -79,10 +80,15 @@ class Lab:
         key = [self.corpus.fingerprint, self.seed, words, sizes.corpus_tokens, sizes.validation_tokens]
         return runs_folder() / f"{sizes.name}-text-{fingerprint(key)}"
 
+    @property
+    def tokenizer_path(self) -> Path:
+        """The file of `tokenizer`."""
+        return self._text_folder / "tokenizer.json"
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The byte-level BPE trained on this text."""
-        path = self._text_folder / "tokenizer.json"
+        path = self.tokenizer_path
         with parallel.first_goes_first():
             if not path.exists() and self.scale.is_released:
                 write_atomic(path, released(TOKENIZER).to_str(pretty=True))
@@ -128,7 +134,7 @@ class Lab:
             if name == CONTROL:
                 model = with_shuffled_weights(self.model("A"), seed=self._model_seed(name))
             else:
-                model = self._run(name).load_into(OneLayerTransformer(self._geometry))
+                model = self.run(name).load_into(OneLayerTransformer(self._geometry))
             self._models[name] = model.to(self.device).eval().requires_grad_(False)
         return self._models[name]
 
@@ -143,17 +149,17 @@ class Lab:
         key = (name, resampling, arm)
         if key not in self._dictionaries:
             sae = self._new_dictionary(name)
-            self._run(name, resampling, arm).load_into(sae)
+            self.run(name, resampling, arm).load_into(sae)
             self._dictionaries[key] = sae.eval().requires_grad_(False)
         return self._dictionaries[key]
 
     def log(self, name: str, resampling: str = "paper", arm: bool = False) -> pd.DataFrame:
         """The training curve of a model or a dictionary."""
-        return self._run(name, resampling, arm).log
+        return self.run(name, resampling, arm).log
 
     def provenance(self, name: str, resampling: str = "paper", arm: bool = False) -> dict:
         """Where a model or a dictionary comes from."""
-        return self._run(name, resampling, arm).provenance
+        return self.run(name, resampling, arm).provenance
 
     def config(self, name: str) -> dict:
         """Everything that decides a model or a dictionary."""
@@ -210,7 +216,8 @@ class Lab:
         trained = [run.load_into(variant._new_dictionary(name)) for run, variant in zip(runs, variants, strict=True)]
         return [sae.eval().requires_grad_(False) for sae in trained]
 
-    def _run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run | Released:
+    def run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run | Released:
+        """The run of a model or a dictionary, released or finished, trained if need be; arguments as for `dictionary`."""
         if self.scale.is_released and resampling == "paper" and not arm:
             return Released(name)
         run = finish([self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)])[0]
@@ -322,7 +329,7 @@ class Lab:
             "scale": self.scale.name,
             "seed": self.seed,
             "corpus": self.corpus.fingerprint,
-            "tokenizer_sha256": sha256_of(self._text_folder / "tokenizer.json"),
+            "tokenizer_sha256": sha256_of(self.tokenizer_path),
             "train_tokens": shards.train.n_tokens,
             "validation_tokens": shards.validation.n_tokens,
         }

@@ -1,9 +1,12 @@
-"""Small models and token splits that every test may use."""
+"""Small models, token splits and a small scale that every test may use."""
+
+from dataclasses import replace
 
 import pytest
 import small
 import torch
 
+from sae_lib import scales
 from sae_lib.corpus import TokenSplit
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
@@ -30,3 +33,31 @@ def sae() -> SparseAutoencoder:
 def tokens(tmp_path) -> TokenSplit:
     """4,800 tokens with something to learn."""
     return small.text(tmp_path)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A scale of its own, called tiny, whose runs go below the folder that this gives."""
+    preset = replace(
+        scales.scale("smoke"),
+        name="tiny",
+        corpus_tokens=20_000,
+        validation_tokens=3_000,
+        tokenizer_bytes=60_000,
+        d_model=16,
+        n_heads=2,
+        d_head=8,
+        d_mlp=32,
+        n_ctx=32,
+        d_vocab=400,
+        model_tokens=20_000,
+        model_batch=640,
+        d_sae={"A/0": 32, "A/1": 64, "A/2": 128, "B/1": 64, "S/1": 64},
+        n_activations=dict.fromkeys(("A/0", "A/1", "A/2", "B/1", "S/1"), 6_000),
+        arm_activations=6_000,
+        sae_batch=64,
+        analysis_tokens=2_000,
+    )
+    monkeypatch.setitem(scales.SCALES, "tiny", preset)
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path / "runs"))
+    return tmp_path

@@ -11,33 +11,6 @@ from sae_lib.errors import BookError
 from sae_lib.lab import Lab
 
 
-@pytest.fixture
-def tiny(monkeypatch, tmp_path):
-    preset = replace(
-        scales.scale("smoke"),
-        name="tiny",
-        corpus_tokens=20_000,
-        validation_tokens=3_000,
-        tokenizer_bytes=60_000,
-        d_model=16,
-        n_heads=2,
-        d_head=8,
-        d_mlp=32,
-        n_ctx=32,
-        d_vocab=400,
-        model_tokens=20_000,
-        model_batch=640,
-        d_sae={"A/0": 32, "A/1": 64, "A/2": 128, "B/1": 64, "S/1": 64},
-        n_activations=dict.fromkeys(("A/0", "A/1", "A/2", "B/1", "S/1"), 6_000),
-        arm_activations=6_000,
-        sae_batch=64,
-        analysis_tokens=2_000,
-    )
-    monkeypatch.setitem(scales.SCALES, "tiny", preset)
-    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path / "runs"))
-    return tmp_path
-
-
 def bits(module):
     return b"".join(value.numpy().tobytes() for value in module.state_dict().values())
 
@@ -122,10 +95,10 @@ def opened(tiny, monkeypatch):
     """A lab that trained, and one that opens what the first one released."""
     first = Lab("tiny", device="cpu")
     first.train(["B", "A/1", "S/1"])
-    runs = {name: first._run(name) for name in ("A", "B", "A/1", "S/1")}
+    runs = {name: first.run(name) for name in ("A", "B", "A/1", "S/1")}
     monkeypatch.setattr(release, "_FOLDERS", (tiny / "checkpoints",))
     release._manifest.cache_clear()
-    release.write_release(tiny / "checkpoints", runs, first._text_folder / "tokenizer.json", {}, "")
+    release.write_release(tiny / "checkpoints", runs, first.tokenizer_path, {}, "")
     reader = replace(scales.scale("tiny"), name="opened", corpus_tokens=6_000, tokenizer_bytes=1, is_released=True)
     monkeypatch.setitem(scales.SCALES, "opened", reader)
     yield first, Lab("opened", device="cpu")
@@ -138,7 +111,7 @@ def test_released_weights_are_opened_and_not_trained(opened, capsys):
     assert second.tokenizer.to_str() == first.tokenizer.to_str()
     assert bits(second.model("B")) == bits(first.model("B").half().float())
     assert bits(second.dictionary("S/1")) == bits(first.dictionary("S/1").half().float())
-    assert second.config("A/1") == first._run("A/1").config
+    assert second.config("A/1") == first.run("A/1").config
     assert second.log("A")["step"].tolist() == first.log("A")["step"].tolist()
     assert second.provenance("A/1")["weights_sha256"] == first.provenance("A/1")["weights_sha256"]
     assert second.shards.train.n_tokens == 6_000

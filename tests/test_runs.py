@@ -161,7 +161,7 @@ def test_the_run_that_is_behind_goes_first():
 
 
 def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(tmp_path):
-    seen = []
+    seen, before = [], signal.getsignal(signal.SIGINT)
     module = SparseAutoencoder(SAEConfig(2, 2, 0.1))
 
     def both(ask_at=None):
@@ -174,7 +174,7 @@ def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(tmp_path):
     assert len(list(tmp_path.glob("*/checkpoint.safetensors"))) == 2
     finish(both())
     assert seen[5:] == [4, 3, 4, 5, 5]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_ctrl_c_ends_at_once():

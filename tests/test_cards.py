@@ -1,0 +1,82 @@
+"""The command that ships runs: files, manifest and cards."""
+
+import json
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+import sae_lib
+from sae_lib import cards, cli, release
+from sae_lib.lab import Lab
+
+RUNS = ["A", "A/1", "S/1"]
+
+
+@pytest.fixture
+def root(tiny, monkeypatch):
+    """A book with nothing in it but what the command looks for."""
+    (tiny / "_config.yml").write_text("repository: {url: https://example.org/a/b, branch: main}")
+    (tiny / "pyproject.toml").touch()
+    monkeypatch.chdir(tiny)
+    monkeypatch.setattr(release, "_FOLDERS", (tiny / "checkpoints",))
+    release._manifest.cache_clear()
+    yield tiny
+    release._manifest.cache_clear()
+
+
+def test_runs_are_measured_shipped_and_described(root, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["release", *RUNS, "--scale", "tiny"])
+    assert not end.value.code
+    assert "A, A/1, S/1" in capsys.readouterr().out
+    manifest = json.loads((root / "checkpoints" / "MANIFEST.json").read_text())
+    assert manifest["address"] == "https://example.org/a/b/raw/main/checkpoints"
+    found = manifest["runs"]["A/1"]["measured"]
+    assert 0 < found["l0"] < 64
+    assert found["n_tokens"] == 62 * 32
+    assert found["half_precision"] == pytest.approx(0, abs=1e-3)
+    assert manifest["runs"]["A"]["measured"]["validation_loss"] == pytest.approx(found["loss_clean"], rel=1e-4)
+    assert sae_lib.released("S/1").W_dec.shape == (64, 32)
+    for name in RUNS:
+        page = (root / "book" / "cards" / f"{name.replace('/', '-')}.md").read_text()
+        assert page == cards.card(name, manifest["runs"][name])
+        assert page.startswith(f"# {name}\n")
+        assert manifest["runs"][name]["files"][0]["sha256"][:16] in page
+    assert f"{found['l0']:.1f} features a token" in (root / "book" / "cards" / "A-1.md").read_text()
+    assert "shuffled" in (root / "book" / "cards" / "S-1.md").read_text()
+
+
+def test_what_is_shipped_is_what_was_measured(root):
+    lab = Lab("tiny", device="cpu")
+    again = cards.measured(lab, "A/1")
+    assert again == cards.measured(lab, "A/1")
+    assert again["l0"] == pytest.approx(
+        float((lab.dictionary("A/1").encode(lab.model("A").begin(lab.validation())[1]) > 0).sum(-1).float().mean())
+    )
+
+
+def test_a_curve_falls_from_left_to_right():
+    log = pd.DataFrame({"n_tokens": [1e6, 2e6, 4e6], "loss": [3.0, 2.0, 1.0]})
+    tree = ElementTree.fromstring(cards.curve(log, "a < b"))
+    points = [tuple(map(float, pair.split(","))) for pair in tree.find("{*}polyline").get("points").split()]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert [y for _, y in points] == sorted(y for _, y in points), "the y of an SVG grows downwards"
+    assert tree.find("{*}title").text == "a < b"
+    assert "million tokens; upwards the loss" in [text.text for text in tree.findall("{*}text")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["C"], "there is no run 'C'"), (["A", "--scale", "foo"], "SCALE=foo is unknown")])
+def test_unknown_runs_and_scales_are_named(root, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["release", *arguments])
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_it_starts_in_the_book(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["release", "A"])
+    assert end.value.code == 1
+    assert "not the folder of the book" in capsys.readouterr().err
