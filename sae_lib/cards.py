@@ -16,6 +16,30 @@ from sae_lib.train import validation_loss
 WIDTH, HEIGHT, MARGIN = 640, 240, 48
 """Of a training curve, in pixels."""
 
+LICENCES = {
+    "english_prose": "public domain, CC-BY-4.0, PSF-2.0, BSD-3-Clause, MIT, Apache-2.0, Biopython License",
+    "other_languages": "MIT, public domain, CC0-1.0, CC-BY-4.0",
+    "recipes": "public domain (USDA, Project Gutenberg), Unlicense",
+    "dialogue": "CC-BY-4.0",
+    "latex": "GFDL-1.2, CC-BY-4.0",
+    "legal": "public domain (statutes and regulations of the United States), CC0-1.0; seven licence texts under their own",
+    "http": "curl (MIT-style), MIT",
+    "arabic": "MIT (classical texts: public domain), CC-BY-4.0",
+    "dna": "public databases, in repositories under GPL-2.0, GPL-1.0 or Artistic-1.0-Perl, Biopython License",
+    "base64": "curl (MIT-style), MIT, Apache-2.0, Biopython License",
+    "hebrew": "public domain, MIT, CC-BY-4.0, CC-BY-SA (Hebrew Wikipedia)",
+    "korean": "CC-BY-4.0, PSF-2.0, CC-BY-SA-4.0, MIT",
+    "stdlib": "PSF-2.0",
+    "torch": "BSD-3-Clause",
+    "transformers": "Apache-2.0",
+    "scipy": "BSD-3-Clause",
+    "sklearn": "BSD-3-Clause",
+    "pandas": "BSD-3-Clause",
+    "sympy": "BSD-3-Clause",
+    "pocket": "written for the book",
+}
+"""Under what each stratum of `book/recipes/released.toml` may be used, as its repositories say."""
+
 
 def measured(lab: Lab, name: str) -> dict[str, float | int]:
     """What a card says that a run does on the lab's held-out text.
@@ -41,13 +65,15 @@ def measured(lab: Lab, name: str) -> dict[str, float | int]:
     }
 
 
-def write_cards(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the card and the training curve of each released run.
+def write_cards(folder: Path, entries: Mapping[str, Mapping[str, Any]], text: Mapping[str, Any]) -> None:
+    """Write the card and the training curve of each released run, and the page on what all of them read.
 
     Args:
-        folder: gets `A-1.md` and `A-1.svg` and so on.
+        folder: gets `A-1.md` and `A-1.svg` and so on, and `text.md`.
         entries: the runs of the manifest.
+        text: what the shards say of themselves.
     """
+    write_atomic(folder / "text.md", text_page(text))
     for name, entry in entries.items():
         stem = name.replace("/", "-")
         write_atomic(folder / f"{stem}.svg", curve(pd.DataFrame(entry["log"]), f"Training curve of {name}"))
@@ -76,6 +102,29 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
         f"The text and its licences are on [a page of their own](text.md).\n\n"
         f'```python\nimport sae_lib\n\n{"model" if is_model else "sae"} = sae_lib.released("{name}")\n```\n\n'
         f"![The loss of {name} over its training]({name.replace('/', '-')}.svg)\n"
+    )
+
+
+def text_page(text: Mapping[str, Any]) -> str:
+    """What the released runs were trained on: shares counted in tokens, licences, and versions of the packages that were read."""
+    strata = text["strata"]["train"]
+    total = sum(found["tokens"] for found in strata.values())
+    rows = "".join(
+        f"| {name} | {found['tokens'] / total:.2%} | {found['tokens']:,} | {found['documents']:,} | {licence} |\n"
+        for name, found in strata.items()
+        for licence in [LICENCES.get(name.split("/")[0], "")]
+    )
+    packages = {name: number for facts in text["sources"].values() for name, number in facts.get("packages", {}).items()}
+    # A package's folder and its name on the index differ for one of them.
+    read = [(name, packages.get(name) or packages.get({"sklearn": "scikit-learn"}.get(name, ""))) for name in strata]
+    python = next((facts["python"] for facts in text["sources"].values() if "python" in facts), "")
+    versions = ", ".join([f"Python {python}"] * bool(python) + [f"{name} {number}" for name, number in read if number])
+    return (
+        "# The text of the released runs\n\n"
+        f"{total:,} tokens, mixed by `{text['corpus']}` with seed {text['seed']}, and {text['validation_tokens']:,} held out.\n"
+        "Shares are of tokens; nothing of the text itself is part of the book.\n"
+        f"Code was read from {versions or 'no package'}.\n\n"
+        "| stratum | share | tokens | documents | licences |\n|---|---|---|---|---|\n" + rows
     )
 
 

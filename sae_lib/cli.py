@@ -207,7 +207,7 @@ def release(
     folder = root / "checkpoints"
     write_release(folder, found, lab.tokenizer_path, numbers, f"{address}/checkpoints")
     entries = read_json(folder / "MANIFEST.json")["runs"]
-    write_cards(root / "book" / "cards", {name: entries[name] for name in found})
+    write_cards(root / "book" / "cards", {name: entries[name] for name in found}, lab.shards.meta)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {', '.join(found)}, {size / 2**20:.0f} MiB")
 

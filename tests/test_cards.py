@@ -44,6 +44,10 @@ def test_runs_are_measured_shipped_and_described(root, capsys):
         assert page.startswith(f"# {name}\n")
         assert manifest["runs"][name]["files"][0]["sha256"][:16] in page
     assert f"{found['l0']:.1f} features a token" in (root / "book" / "cards" / "A-1.md").read_text()
+    text = (root / "book" / "cards" / "text.md").read_text()
+    assert text == cards.text_page(Lab("tiny", device="cpu").shards.meta)
+    assert "pocket/english" in text
+    assert "written for the book" in text
     assert "shuffled" in (root / "book" / "cards" / "S-1.md").read_text()
 
 
@@ -54,6 +58,15 @@ def test_what_is_shipped_is_what_was_measured(root):
     assert again["l0"] == pytest.approx(
         float((lab.dictionary("A/1").encode(lab.model("A").begin(lab.validation())[1]) > 0).sum(-1).float().mean())
     )
+
+
+def test_the_text_is_described_by_what_was_read():
+    strata = {"stdlib": {"tokens": 750, "documents": 2}, "sklearn": {"tokens": 250, "documents": 1}}
+    sources = {"stdlib": {"python": "3.11.7"}, "site-packages": {"packages": {"scikit-learn": "1.9.1", "other": "7"}}}
+    page = cards.text_page({"strata": {"train": strata}, "sources": sources, "corpus": "a.toml", "seed": 3, "validation_tokens": 100})
+    assert "| stdlib | 75.00% | 750 | 2 | PSF-2.0 |" in page
+    assert "Python 3.11.7, sklearn 1.9.1." in page
+    assert "other" not in page
 
 
 def test_a_curve_falls_from_left_to_right():
