@@ -76,8 +76,8 @@ class Lab:
     @cached_property
     def _text_folder(self):
         sizes = self.scale
-        words = released(TOKENIZER).to_str() if sizes.is_released else [sizes.d_vocab, sizes.tokenizer_bytes]
-        key = [self.corpus.fingerprint, self.seed, words, sizes.corpus_tokens, sizes.validation_tokens]
+        words = [released(TOKENIZER).to_str()] if sizes.is_released else [sizes.d_vocab, sizes.tokenizer_bytes]
+        key = [self.corpus.fingerprint, self.seed, *words, sizes.corpus_tokens, sizes.validation_tokens]
         return runs_folder() / f"{sizes.name}-text-{fingerprint(key)}"
 
     @property

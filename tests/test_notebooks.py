@@ -115,10 +115,11 @@ def executed(notebook: Notebook) -> list[str]:
 
 
 def clean(notebook: Notebook) -> list[str]:
-    """No widget state, no traces of the runner, no paths of a machine, no script of another host."""
+    """No widget state, no progress bars or warnings, no traces of the runner, no paths of a machine, no script of another host."""
     text = nbformat.writes(notebook)
     wrong = [f"metadata of {name}" for name in ("papermill", "widgets") if name in notebook.metadata]
     wrong += [f"cell {n}: metadata of papermill" for n, cell in enumerate(notebook.cells, 1) if "papermill" in cell.metadata]
+    wrong += [f"cell {n} stores stderr" for n, cell in code(notebook) if any(output.get("name") == "stderr" for output in cell.outputs)]
     wrong += ["widget output"] * ("application/vnd.jupyter.widget" in text)
     wrong += [
         f"the path {path}" for path in set(re.findall(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|content|usr|opt|var)/[\w./-]+", text))
@@ -252,6 +253,7 @@ BREAKS: list[tuple[Rule, Callable[[Notebook], None]]] = [
     (executed, lambda notebook: notebook.cells[6].outputs.append(nbformat.v4.new_output("error", ename="E", evalue="", traceback=[]))),
     (clean, lambda notebook: notebook.metadata.update(widgets={})),
     (clean, lambda notebook: notebook.cells[6].metadata.update(papermill={})),
+    (clean, lambda notebook: notebook.cells[6].outputs.append(nbformat.v4.new_output("stream", name="stderr", text="10%"))),
     (clean, with_source(7, 'open("/home/somebody/text.txt")')),
     (clean, with_source(6, '<img src="https://example.org/a.png">')),
     (shell, with_source(7, "!ls")),
