@@ -1,4 +1,4 @@
-"""The command line: `sae-book book`, `train`, `export` and `import`."""
+"""The command line: `sae-book book`, `train`, `sweep`, `release`, `export` and `import`."""
 
 import sys
 from pathlib import Path
@@ -41,6 +41,16 @@ def _top(
     pass
 
 
+def _known_runs(asked: list[str], scale: str) -> list[str]:
+    """The runs of a scale, once all that are asked for are among them."""
+    from sae_lib.scales import scale as scale_named
+
+    known = ["A", "B", *scale_named(scale).d_sae]
+    if unknown := [run for run in asked if run not in known]:
+        raise BookError(f"there is no run {unknown[0]!r}; the runs are {', '.join(known)}")
+    return known
+
+
 @app.command()
 def book(scale: ScaleOption = "", corpus: CorpusOption = "", seed: SeedOption = None) -> None:
     """Run every chapter in order and render the book into _site/_build/html."""
@@ -68,11 +78,7 @@ def train(
     Dictionaries on one model that are named together read its activations together.
     Under torchrun every process takes its part of each batch.
     """
-    from sae_lib.scales import scale as scale_named
-
-    known = ["A", "B", *scale_named(scale).d_sae]
-    if unknown := [run for run in runs if run not in known]:
-        raise BookError(f"there is no run {unknown[0]!r}; the runs are {', '.join(known)}")
+    _known_runs(runs, scale)
     if resampling not in ("paper", "naive", "none"):
         raise BookError(f"there is no resampling arm {resampling!r}; the arms are paper, naive and none")
 
@@ -101,12 +107,9 @@ def export(
 ) -> None:
     """Write a dictionary or a transformer in the form that another package reads; it is trained first if it is not there yet."""
     from sae_lib import interchange
-    from sae_lib.scales import scale as scale_named
 
-    models, dictionaries = ("A", "B"), tuple(scale_named(scale).d_sae)
-    if name not in models + dictionaries:
-        raise BookError(f"there is no run {name!r}; the runs are {', '.join(models + dictionaries)}")
-    kind, forms = ("model", interchange.MODELS) if name in models else ("dictionary", interchange.DICTIONARIES)
+    _known_runs([name], scale)
+    kind, forms = ("model", interchange.MODELS) if "/" not in name else ("dictionary", interchange.DICTIONARIES)
     interchange.check_form(forms, to, kind)
     folder = out or Path("exports") / f"{name.replace('/', '-')}-{to}"
     # Before anything is trained for it.
@@ -193,12 +196,9 @@ def release(
     from sae_lib.cards import measured, write_cards
     from sae_lib.lab import Lab
     from sae_lib.release import write_release
-    from sae_lib.scales import scale as scale_named
     from sae_lib.storage import project_root, read_json
 
-    known = ["A", "B", *scale_named(scale).d_sae]
-    if unknown := [run for run in runs or [] if run not in known]:
-        raise BookError(f"there is no run {unknown[0]!r}; the runs are {', '.join(known)}")
+    known = _known_runs(runs or [], scale)
     root = project_root()
     address = public_address(root)
     lab = Lab(scale, seed=seed or 0, corpus=corpus)

@@ -15,6 +15,7 @@ import pytest
 from sae_lib.corpus import END_OF_TEXT, Document, TokenShards, build_shards, load_tokenizer, open_corpus, shards, train_tokenizer
 from sae_lib.corpus.mixing import cut, interleave, mixture
 from sae_lib.errors import BookError
+from sae_lib.storage import write_folder
 
 POCKET = "pocket:english=0.9,python=0.09,arabic=0.01"
 
@@ -194,7 +195,7 @@ def test_a_stop_between_the_two_renames_brings_the_old_folder_back(built, tmp_pa
 
     monkeypatch.setattr(Path, "rename", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        shards._write_folder(folder, lambda aside: (aside / "new").write_text("new"))
+        write_folder(folder, lambda aside: (aside / "new").write_text("new"), replace=True)
     assert raw(folder) == raw(built.folder)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 

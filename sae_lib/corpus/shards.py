@@ -1,9 +1,7 @@
 """Token shards: a corpus as memory-mapped token ids, with a small JSON beside them that says what they are."""
 
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +16,7 @@ from sae_lib.corpus.mixing import mixture
 from sae_lib.corpus.recipe import VALIDATION_SHARE, Corpus
 from sae_lib.corpus.tokenizer import MAX_VOCAB, tokenizer_sha256
 from sae_lib.errors import BookError
-from sae_lib.storage import read_json, write_json
+from sae_lib.storage import read_json, write_folder, write_json
 
 FORMAT = 1
 META = "shards.json"
@@ -162,33 +160,8 @@ def build_shards(
             return TokenShards.open(folder, tokenizer)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BookError(f"{folder} holds something that is no token shards; choose another folder")
-    _write_folder(folder, lambda aside: _fill(aside, corpus, tokenizer, asked, progress))
+    write_folder(folder, lambda aside: _fill(aside, corpus, tokenizer, asked, progress), replace=True)
     return TokenShards.open(folder, tokenizer)
-
-
-def _write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    aside = old = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
-        fill(aside)
-        aside.chmod(0o755)
-        if folder.exists():
-            old = aside.with_name(f"{aside.name}.old.part")
-            folder.rename(old)
-        aside.rename(folder)
-    except OSError as error:
-        raise BookError(
-            f"could not write {folder}: {error.strerror or error}. What was there before is unchanged; "
-            "free some space or choose another folder, then run the same command again"
-        ) from error
-    finally:
-        if old is not None and not folder.exists():
-            old.rename(folder)
-            old = None
-        for leftover in (aside, old):
-            if leftover is not None:
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, asked: dict[str, Any], progress: bool) -> None:
