@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book train serve check test lint format refresh bench bench-peers test-interop setup clean
+.PHONY: help book results train serve check test lint format refresh bench bench-peers test-interop setup clean
 
 PORT ?= 8000
 BIN := .venv/bin
@@ -27,11 +27,14 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## this list
-	@echo "make VERB [SCALE=smoke|laptop|night|colab|paper] [CORPUS=…] [SEED=…]"; echo
+	@echo "make VERB [SCALE=released|smoke|laptop|night|colab|paper] [CORPUS=…] [SEED=…]"; echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
 book: $(STAMP) ## run every chapter and render the book into _site/_build/html
 	@$(BIN)/sae-book book $(SETTINGS)
+
+results: $(STAMP) ## measure at length on held-out text and keep the numbers: make results CORPUS=files:/path/to/texts
+	@$(BIN)/sae-book results $(SETTINGS)
 
 train: $(STAMP) ## train runs and what they need: make train RUN="A/0 A/1" SCALE=laptop CORPUS=…
 	@set -f; $(BIN)/sae-book train $${RUN:?say which run, for instance RUN=A/1} $(SETTINGS)

@@ -148,6 +148,46 @@ def run_chapter(chapter: Chapter, output: Path) -> None:
         ) from None
 
 
+def run_chapters(chapters: list[Chapter], folder: Path) -> dict[str, float]:
+    """Execute chapters one after another into a folder, as the book shows them; the seconds that each took.
+
+    Raises:
+        BookError: as `run_chapter`.
+    """
+    os.environ["SAE_BOOK_RENDERER"] = "book"
+    seconds: dict[str, float] = {}
+    for number, chapter in enumerate(chapters, start=1):
+        print(f"[{number}/{len(chapters)}] {chapter.name}", flush=True)
+        started = time.perf_counter()
+        run_chapter(chapter, folder / f"{chapter.name}.ipynb")
+        seconds[chapter.name] = time.perf_counter() - started
+    return seconds
+
+
+def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None = None) -> Path:
+    """Run chapters at length, so that each keeps its numbers below `results/`; nothing is rendered.
+
+    Args:
+        parameters: as for `build_book`; the corpus among them.
+        names: chapters by the beginning of their file's name, such as 07; none means all of them.
+        root: the book's folder; found from the working directory when not given.
+
+    Returns:
+        The folder of the results.
+
+    Raises:
+        BookError: no chapter has such a name, or one failed.
+    """
+    root = root or project_root()
+    chapters = plan(root, parameters)
+    if unknown := [name for name in names if not any(chapter.path.name.startswith(name) for chapter in chapters)]:
+        raise BookError(f"no chapter is called {unknown[0]}…; there are {', '.join(chapter.path.stem for chapter in chapters)}")
+    os.environ["SAE_BOOK_RESULTS"] = "1"
+    chosen = [chapter for chapter in chapters if not names or chapter.path.name.startswith(tuple(names))]
+    print(seconds_table(run_chapters(chosen, root / SITE / "results")))
+    return root / "results"
+
+
 def seconds_table(seconds: Mapping[str, float]) -> str:
     """Wall time by step, as aligned text with a total."""
     rows = [*seconds.items(), ("together", sum(seconds.values()))]
@@ -195,13 +235,7 @@ def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = 
     chapters = plan(root, parameters or {})
     site = root / SITE
     shutil.rmtree(site / "chapters", ignore_errors=True)
-    os.environ["SAE_BOOK_RENDERER"] = "book"
-    seconds: dict[str, float] = {}
-    for number, chapter in enumerate(chapters, start=1):
-        print(f"[{number}/{len(chapters)}] {chapter.name}", flush=True)
-        started = time.perf_counter()
-        run_chapter(chapter, site / f"{chapter.name}.ipynb")
-        seconds[chapter.name] = time.perf_counter() - started
+    seconds = run_chapters(chapters, site)
     print("Rendering the pages.", flush=True)
     started = time.perf_counter()
     html = render(root, site)

@@ -24,6 +24,7 @@ PARTS = {
 }
 ABOVE_ZERO = math.ulp(0.0)  # both ends of a band belong to it, so "greater than zero" starts at the smallest positive number
 TOO_SMALL = "the smoke scale is too small to show it: its models only prove that the code runs"
+GLANCE = "a glance, on few tokens of whatever text is at hand; the reference run measures on real text, at length"
 
 _TMS = "Elhage et al. 2022 (Toy Models of Superposition)"
 _DD = "Henighan et al. 2023 (Superposition, Memorization, and Double Descent)"
@@ -785,16 +786,16 @@ def claim(number: int) -> Claim:
     return CLAIMS[number]
 
 
-def verdict(number: int, values: Mapping[str, Number], scale: str) -> Verdict:
+def verdict(number: int, values: Mapping[str, Number], undecided: str = "") -> Verdict:
     """Hold measured values against a claim's bands.
 
-    A name that is missing is an error at every scale. At `smoke` the numbers themselves are not looked at for
-    claims about trained text models, because a tiny model may have nothing to measure.
+    A name that is missing is always an error. Where the run cannot decide about models of text, the numbers themselves
+    are not looked at for claims about them, because a tiny model may have nothing to measure.
 
     Args:
         number: of the claim.
         values: measured values by name, at least those of `claim(number).needs`.
-        scale: name of the scale of the run.
+        undecided: why this run decides nothing about models of text; empty if it does.
 
     Returns:
         The word and its reason.
@@ -808,8 +809,8 @@ def verdict(number: int, values: Mapping[str, Number], scale: str) -> Verdict:
     missing = [name for name in row.needs if name not in values]
     if missing:
         raise BookError(f"claim {number} needs the value {missing[0]!r} and was given {_listed(values)}; pass it to Measured")
-    if scale == "smoke" and row.part != "A":
-        return Verdict("not testable here", TOO_SMALL)
+    if undecided and row.part != "A":
+        return Verdict("not testable here", undecided)
     for band in row.testable:
         _check_finite(row, band.needs, values)
         if not band.holds(values):

@@ -1,4 +1,4 @@
-"""The command line: `sae-book book`, `train`, `sweep`, `release`, `export` and `import`."""
+"""The command line: `sae-book book`, `results`, `train`, `sweep`, `release`, `export` and `import`."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,9 @@ app = typer.Typer(
 INTERRUPTED = 130
 """Exit status that typer gives a command ended with Ctrl-C."""
 
-ScaleOption = Annotated[str, typer.Option(help="Size of everything: smoke, laptop, night, colab, paper. Not given: the chapters' own.")]
+ScaleOption = Annotated[
+    str, typer.Option(help="Size of everything: released, smoke, laptop, night, colab, paper. Not given: the chapters' own.")
+]
 CorpusOption = Annotated[
     str, typer.Option(help="Text to train on: pocket:, files:PATH, hub:OWNER/NAME or a recipe .toml. Not given: the scale's own.")
 ]
@@ -62,6 +64,27 @@ def book(scale: ScaleOption = "", corpus: CorpusOption = "", seed: SeedOption = 
     if scale:
         scale_named(scale)
     print(f"The book is at {build_book(parameters)}")
+
+
+@app.command()
+def results(
+    chapters: Annotated[
+        list[str] | None, typer.Argument(help="Chapters by the beginning of their name, such as 07. Not given: all.")
+    ] = None,
+    scale: ScaleOption = "released",
+    corpus: CorpusOption = "",
+    seed: SeedOption = None,
+) -> None:
+    """Measure at length, on the held-out part of a text, and keep every chapter's numbers in results/."""
+    from sae_lib.build import measure
+    from sae_lib.scales import scale as scale_named
+
+    if not corpus:
+        raise BookError("say on what text to measure, for instance --corpus files:/path/to/texts")
+    if scale_named(scale).name == "smoke":
+        raise BookError("numbers of smoke are not kept, since they say nothing about text; choose another scale")
+    parameters = {"SCALE": scale, "CORPUS": corpus} | ({} if seed is None else {"SEED": seed})
+    print(f"The numbers are in {measure(parameters, chapters or [])}")
 
 
 @app.command()

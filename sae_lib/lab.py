@@ -52,15 +52,17 @@ class Lab:
         seed: of the data order, the initial weights and every draw.
         corpus: the text, as `open_corpus` reads it; empty means the scale's own.
         device: where to train and measure; None means the accelerator if there is one.
+        at_length: measure released weights on as many tokens as the numbers that the book keeps.
 
     Raises:
         BookError: the scale is unknown, the text cannot be read, or there is no such device.
     """
 
-    def __init__(self, scale_name: str, seed: int = 0, corpus: str = "", device: str | None = None) -> None:
-        self.scale: Scale = scale(scale_name)
+    def __init__(self, scale_name: str, seed: int = 0, corpus: str = "", device: str | None = None, at_length: bool = False) -> None:
+        self.scale: Scale = scale(scale_name, at_length)
         self.seed = seed
         self.corpus_spec = corpus or self.scale.corpus
+        self.is_at_length = at_length
         parallel.join()
         self.device = device_named(device)
         self._models: dict[str, OneLayerTransformer] = {}
@@ -217,10 +219,13 @@ class Lab:
         return [sae.eval().requires_grad_(False) for sae in trained]
 
     def run(self, name: str, resampling: str = "paper", arm: bool = False) -> Run | Released:
-        """The run of a model or a dictionary, released or finished, trained if need be; arguments as for `dictionary`."""
+        """The run of a model or a dictionary, released or finished, trained if need be; arguments as for `dictionary`.
+
+        The arm of a model is its training cut short, to `model_arm_tokens` of the scale.
+        """
         if self.scale.is_released and resampling == "paper" and not arm:
             return Released(name)
-        run = finish([self._model_run(name) if name in MODELS else self._dictionary_run(name, resampling, arm)])[0]
+        run = finish([self._model_run(name, arm) if name in MODELS else self._dictionary_run(name, resampling, arm)])[0]
         self._streams.clear()
         return run
 
@@ -236,13 +241,14 @@ class Lab:
     def _bf16(self) -> bool:
         return self.scale.bf16 and has_fast_bf16(self.device.type)
 
-    def _model_recipe(self, name: str) -> ModelTraining:
+    def _model_recipe(self, name: str, arm: bool) -> ModelTraining:
         # A and B see the same text in different orders and start from different weights.
         sizes = self.scale
-        return ModelTraining(sizes.model_tokens, sizes.model_batch, sizes.model_lr, self._model_seed(name), bf16=self._bf16)
+        n = sizes.model_arm_tokens if arm else sizes.model_tokens
+        return ModelTraining(n, sizes.model_batch, sizes.model_lr, self._model_seed(name), bf16=self._bf16)
 
-    def _model_config(self, name: str) -> dict:
-        if self.scale.is_released and name != CONTROL:
+    def _model_config(self, name: str, arm: bool = False) -> dict:
+        if self.scale.is_released and name != CONTROL and not arm:
             return Released(name).config
         if name == CONTROL:
             return {"kind": "model", "name": name, "shuffled": fingerprint(self._model_config("A")), "seed": self._model_seed(name)}
@@ -251,19 +257,20 @@ class Lab:
             "name": name,
             "text": {key: self.shards.meta[key] for key in _TEXT_IDENTITY},
             "geometry": asdict(self._geometry),
-            "training": asdict(self._model_recipe(name)),
+            "training": asdict(self._model_recipe(name, arm)),
         }
 
-    def _model_run(self, name: str) -> Generator[int, None, Run]:
+    def _model_run(self, name: str, arm: bool = False) -> Generator[int, None, Run]:
+        recipe = self._model_recipe(name, arm)
         model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
         # The curve asks for it a hundred times, which must not cost more than a fraction of the training.
-        n_held_out = min(64 * 1_024, self.scale.model_tokens // 256)
+        n_held_out = min(64 * 1_024, recipe.n_tokens // 256)
 
         def train(checkpoint):
-            return model_steps(model, self.shards.train, self.validation(n_held_out), self._model_recipe(name), checkpoint)
+            return model_steps(model, self.shards.train, self.validation(n_held_out), recipe, checkpoint)
 
         bar = _Bar(f"model {name}", "n_tokens", "tokens", ("loss", "validation_loss"))
-        return run_steps(f"{self.scale.name}-{name}", self._model_config(name), train, lambda: model, bar, self._text_facts)
+        return run_steps(f"{self.scale.name}-{name}", self._model_config(name, arm), train, lambda: model, bar, self._text_facts)
 
     def _sae_config(self, name: str) -> SAEConfig:
         if name not in self.scale.d_sae:

@@ -36,6 +36,9 @@ REFERENCE_SCALE = "laptop"
 RENDERER = "SAE_BOOK_RENDERER"
 """Environment variable that the book's build and its tests set to "book"."""
 
+RESULTS = "SAE_BOOK_RESULTS"
+"""Environment variable that `sae-book results` sets: measure released weights at length, and keep the numbers."""
+
 _MARKS = {"holds": "✓", "partly": "◐", "fails": "✗", "not testable here": "–"}
 _PACKAGES = ("torch", "numpy", "pandas", "transformer-lens", "tokenizers", "plotly")
 _MAX_ROWS = 5_000
@@ -89,7 +92,7 @@ def setup(scale_name: str, seed: int = 0, corpus: str = "") -> Any:
     np.random.seed(seed)  # noqa: NPY002 (umap-learn and scikit-learn still draw from it)
     torch.manual_seed(seed)
     torch.set_num_threads(_threads())
-    return Lab(scale_name, seed, corpus)
+    return Lab(scale_name, seed, corpus, at_length=bool(os.environ.get(RESULTS)))
 
 
 def show_source(thing: Any) -> Code:
@@ -150,13 +153,13 @@ def verdicts(
         figures: small tables of numbers behind the figures, for the pages that overlay this run.
 
     Returns:
-        The table. At every scale but smoke, `results/<scale>/<chapter>.json` is written as well.
+        The table. What `save_numbers` keeps, it keeps here as well.
 
     Raises:
         BookError: an unknown claim, or a value missing or not finite.
     """
-    entries = [_entry(number, measured[number], lab.scale.name) for number in sorted(measured)]
-    before = None if lab.scale.name == REFERENCE_SCALE else reference(chapter)
+    entries = [_entry(number, measured[number], _undecided(lab)) for number in sorted(measured)]
+    before = None if _is_reference(lab) else reference(chapter)
     old = {entry["claim"]: entry for entry in before["claims"]} if before else {}
     save_numbers(chapter, lab, numbers, figures, entries)
     cells = []
@@ -167,7 +170,7 @@ def verdicts(
             [
                 (f"{claim.id}. {escape(claim.text)}<br><small>{escape(claim.criterion)}</small>", False),
                 (f"{escape(claim.paper)}<br><small>{escape(claim.source)}</small>", False),
-                (_reference_cell(earlier, lab.scale.name), False),
+                ("this run is the reference" if _is_reference(lab) else _reference_cell(earlier), False),
                 (_values_cell(entry) + (f"<br><small>{escape(note)}</small>" if note else ""), False),
                 (f"{_verdict_word(entry['verdict'])}<br><small>{escape(entry['reason'])}</small>", False),
             ]
@@ -180,7 +183,7 @@ def verdicts(
 
 
 def scorecard(lab: Any) -> HTML:
-    """Every claim that a chapter measures: claim, paper, reference run, this run, and the chapter.
+    """Every claim that a chapter measures: claim, paper, reference run, this run if its results are kept, and the chapter.
 
     Args:
         lab: the `Lab` that `setup` gave; its scale says which stored results are this run's.
@@ -189,7 +192,7 @@ def scorecard(lab: Any) -> HTML:
         One row a claim in the order of the ledger; numbers and verdicts are those that the chapters stored.
     """
     standings = [standing for standing in _standings(lab.scale.name) if standing["chapter"]]
-    own = lab.scale.name != REFERENCE_SCALE
+    own = _keeps(lab) and not _is_reference(lab)
     rows = []
     for standing in standings:
         claim = standing["claim"]
@@ -201,9 +204,9 @@ def scorecard(lab: Any) -> HTML:
 
 
 def verdict_counts(lab: Any) -> HTML:
-    """How many of the measured claims got each verdict, in the reference run and in this one."""
+    """How many of the measured claims got each verdict, in the reference run and in this one if its results are kept."""
     standings = [standing for standing in _standings(lab.scale.name) if standing["chapter"]]
-    runs = {"reference run": "reference"} | ({} if lab.scale.name == REFERENCE_SCALE else {f"this run ({lab.scale.name})": "run"})
+    runs = {"reference run": "reference"} | ({f"this run ({lab.scale.name})": "run"} if _keeps(lab) and not _is_reference(lab) else {})
     rows = []
     for heading, key in runs.items():
         words = [(standing[key] or {}).get("verdict") for standing in standings]
@@ -215,7 +218,7 @@ def verdict_counts(lab: Any) -> HTML:
 
 def not_measured() -> HTML:
     """The claims of the ledger that no chapter measures yet."""
-    left = [standing["claim"] for standing in _standings("smoke") if not standing["chapter"]]
+    left = [standing["claim"] for standing in _standings(REFERENCE_SCALE) if not standing["chapter"]]
     texts = [(f"{claim.id}. {escape(claim.text)}", escape(claims.PARTS[claim.part]), "not measured yet") for claim in left]
     rows = [[(text, False) for text in row] for row in texts]
     return _html_table(["claim", "part", "state"], rows, "Claims that no chapter measures yet")
@@ -263,8 +266,9 @@ def save_numbers(
     figures: Mapping[str, pd.DataFrame] | None = None,
     entries: list[dict] | None = None,
 ) -> None:
-    """Keep numbers of a chapter in `results/<scale>/<chapter>.json`; at scale smoke nothing is written.
+    """Keep numbers of a chapter in `results/<scale>/<chapter>.json`.
 
+    Nothing is written at smoke, and of released weights only what is measured at length.
     What the same run (scale, seed, corpus, config) kept before stays; another run's results are replaced whole.
 
     Args:
@@ -283,7 +287,7 @@ def save_numbers(
         "numbers": {name: _plain(value, f"the number {name!r}") for name, value in (numbers or {}).items()},
         "figures": {name: _rows(name, frame) for name, frame in (figures or {}).items()},
     }
-    if lab.scale.name == "smoke":
+    if not _keeps(lab):
         return
     run = {
         "chapter": chapter,
@@ -327,12 +331,28 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _entry(number: int, measured: Any, scale_name: str) -> dict:
+def _keeps(lab: Any) -> bool:
+    """Whether a run's numbers are kept: not those of smoke, and those of released weights only if measured at length."""
+    return lab.scale.name != "smoke" and (lab.is_at_length or not lab.scale.is_released)
+
+
+def _is_reference(lab: Any) -> bool:
+    return lab.scale.name == REFERENCE_SCALE and _keeps(lab)
+
+
+def _undecided(lab: Any) -> str:
+    """Why a run decides nothing about models of text; empty if it does."""
+    if _keeps(lab):
+        return ""
+    return claims.GLANCE if lab.scale.is_released else claims.TOO_SMALL
+
+
+def _entry(number: int, measured: Any, undecided: str) -> dict:
     claim = claims.claim(number)
     if not isinstance(measured, Measured):
         raise BookError(f"claim {number} was given {type(measured).__name__}; wrap its values in page.Measured")
     values = {name: _number(value, f"value {name!r} of claim {number}") for name, value in measured.values.items()}
-    word, reason = claims.verdict(number, values, scale_name)
+    word, reason = claims.verdict(number, values, undecided)
     values = {name: _plain(value, name) for name, value in values.items()}
     primary = claim.holds[0].needs[0] if claim.holds else next(iter(values), None)
     interval = None if measured.interval is None else [_plain(end, f"the interval of claim {number}") for end in measured.interval]
@@ -454,9 +474,7 @@ def _values_cell(entry: Mapping[str, Any]) -> str:
     return "<br>".join(parts)
 
 
-def _reference_cell(earlier: Mapping[str, Any] | None, scale_name: str) -> str:
-    if scale_name == REFERENCE_SCALE:
-        return "this run is the reference"
+def _reference_cell(earlier: Mapping[str, Any] | None) -> str:
     if earlier is None:
         return "–"
     return f"{_values_cell(earlier)}<br>{_verdict_word(earlier['verdict'])}"
@@ -480,13 +498,6 @@ def _standings(scale_name: str) -> list[dict]:
             key: next((entry for entry in kept.get(chapter, {}).get("claims", []) if entry["claim"] == claim.id), None)
             for key, kept in results.items()
         }
-        if scale_name == "smoke" and chapter and claim.part != "A":
-            # Nothing is stored at smoke, and whatever was measured there, this is the verdict.
-            found["run"] = {
-                "claim": claim.id,
-                "verdict": claims.verdict(claim.id, dict.fromkeys(claim.needs, 0), scale_name).word,
-                "values": {},
-            }
         standings.append({"claim": claim, "chapter": chapter, "title": title} | found)
     return standings
 

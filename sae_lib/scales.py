@@ -3,7 +3,7 @@
 Source: Bricken et al. 2023, "Problem Setup" and "Sparse Autoencoder Setup", for the preset `paper`; the others are ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sae_lib.errors import BookError
 from sae_lib.resampling import ResamplingSchedule
@@ -51,6 +51,8 @@ class Scale:
     """Features of each dictionary."""
     n_activations: dict[str, int]
     """Activations each dictionary sees in training."""
+    model_arm_tokens: int
+    """Tokens of the short training that chapter 4 does before the reader's eyes; as many as `model_tokens` means that training."""
     arm_activations: int
     """Activations each arm of the resampling comparison sees."""
     sae_batch: int
@@ -98,15 +100,21 @@ _RELEASED = {
     "model_lr": 3e-3,
     "d_sae": _WIDTHS | {"A/1b": 4_096, "S/1": 4_096},
     "n_activations": dict.fromkeys(("A/0", "A/1", "B/1", "A/1b", "S/1"), 60_000_000) | {"A/2": 30_000_000},
-    "arm_activations": 1_000_000,
     "sae_batch": 4_096,
     "sae_lr": 5e-4,
     "l1_coeff": 4e-3,
-    "toy_steps": 4_000,
-    "toy_points": 10_000,
     "bf16": True,
 }
 """How the released runs are trained, and what a chapter that opens them says of them."""
+_AT_LENGTH = {
+    "corpus_tokens": 16_000_000,
+    "validation_tokens": 2_800_000,
+    "analysis_tokens": 2_800_000,
+    "arm_activations": 12_000_000,
+    "toy_steps": 4_000,
+    "toy_points": 10_000,
+}
+"""Sizes at which a released scale is measured for the numbers that the book keeps, in hours instead of minutes."""
 
 SCALES: dict[str, Scale] = {
     preset.name: preset
@@ -124,6 +132,7 @@ SCALES: dict[str, Scale] = {
             n_ctx=128,
             d_vocab=4_096,
             model_tokens=6_000_000,
+            model_arm_tokens=6_000_000,
             model_batch=4_096,
             model_lr=4e-3,
             d_sae={"A/0": 256, "A/1": 1_024, "A/2": 4_096, "B/1": 1_024},
@@ -146,6 +155,7 @@ SCALES: dict[str, Scale] = {
             **_PAPER_GEOMETRY,
             n_ctx=256,
             model_tokens=20_500_000,
+            model_arm_tokens=20_500_000,
             model_batch=8_192,
             model_lr=3e-3,
             d_sae=_WIDTHS,
@@ -166,6 +176,10 @@ SCALES: dict[str, Scale] = {
             validation_tokens=1_000_000,
             tokenizer_bytes=60_000_000,
             analysis_tokens=500_000,
+            model_arm_tokens=1_000_000,
+            arm_activations=1_000_000,
+            toy_steps=4_000,
+            toy_points=10_000,
             **_RELEASED,
         ),
         Scale(
@@ -175,6 +189,10 @@ SCALES: dict[str, Scale] = {
             validation_tokens=300_000,
             tokenizer_bytes=8_000_000,
             analysis_tokens=100_000,
+            model_arm_tokens=1_000_000,
+            arm_activations=1_000_000,
+            toy_steps=1_000,
+            toy_points=1_000,
             is_released=True,
             **_RELEASED,
         ),
@@ -187,6 +205,7 @@ SCALES: dict[str, Scale] = {
             **_PAPER_GEOMETRY,
             n_ctx=512,
             model_tokens=600_000_000,
+            model_arm_tokens=600_000_000,
             model_batch=65_536,
             model_lr=2e-3,
             d_sae=_WIDTHS,
@@ -209,6 +228,7 @@ SCALES: dict[str, Scale] = {
             **_PAPER_GEOMETRY,
             n_ctx=1_024,
             model_tokens=100_000_000_000,
+            model_arm_tokens=100_000_000_000,
             model_batch=524_288,
             model_lr=1e-3,
             d_sae=_WIDTHS,
@@ -226,12 +246,17 @@ SCALES: dict[str, Scale] = {
 }
 
 
-def scale(name: str) -> Scale:
+def scale(name: str, at_length: bool = False) -> Scale:
     """The preset of a name.
+
+    Args:
+        name: of the preset.
+        at_length: let a released scale measure on as many tokens as the numbers that the book keeps.
 
     Raises:
         BookError: there is none; the message lists those there are.
     """
     if name not in SCALES:
         raise BookError(f"SCALE={name} is unknown; choose one of {', '.join(SCALES)}")
-    return SCALES[name]
+    found = SCALES[name]
+    return replace(found, **_AT_LENGTH) if found.is_released and at_length else found

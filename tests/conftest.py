@@ -51,6 +51,7 @@ def tiny(monkeypatch, tmp_path):
         n_ctx=32,
         d_vocab=400,
         model_tokens=20_000,
+        model_arm_tokens=20_000,
         model_batch=640,
         d_sae={"A/0": 32, "A/1": 64, "A/2": 128, "B/1": 64, "S/1": 64},
         n_activations=dict.fromkeys(("A/0", "A/1", "A/2", "B/1", "S/1"), 6_000),

@@ -36,6 +36,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_chapter(tmp_path, "01_one", "print(SCALE, SEED)")
     write_chapter(tmp_path, "02_two", "print(SEED + 1)")
     monkeypatch.setenv("SAE_BOOK_RENDERER", "")
+    monkeypatch.setenv("SAE_BOOK_RESULTS", "")
     return tmp_path
 
 
@@ -51,6 +52,17 @@ def test_a_book_is_run_and_rendered(book, capsys):
     said = capsys.readouterr().out
     assert "[1/2] chapters/01_one" in said
     assert "together" in said
+
+
+def test_chapters_are_measured_at_length_and_not_rendered(book, capsys):
+    write_chapter(book, "02_two", "import os; open('../kept', 'w').write(os.environ['SAE_BOOK_RESULTS'])")
+    assert build.measure({"SEED": 3}, ["02"], root=book) == book / "results"
+    assert (book / "kept").read_text() == "1"
+    said = capsys.readouterr().out
+    assert "[1/1] chapters/02_two" in said
+    assert not (book / "_site" / "_build").exists()
+    with pytest.raises(BookError, match=r"no chapter is called 03…; there are 01_one, 02_two"):
+        build.measure({}, ["02", "03"], root=book)
 
 
 def test_the_defaults_leave_no_injected_cell(book):

@@ -99,7 +99,7 @@ def opened(tiny, monkeypatch):
     monkeypatch.setattr(release, "_FOLDERS", (tiny / "checkpoints",))
     release._manifest.cache_clear()
     release.write_release(tiny / "checkpoints", runs, first.tokenizer_path, {}, "")
-    reader = replace(scales.scale("tiny"), name="opened", corpus_tokens=6_000, tokenizer_bytes=1, is_released=True)
+    reader = replace(scales.scale("tiny"), name="opened", corpus_tokens=6_000, model_arm_tokens=5_500, tokenizer_bytes=1, is_released=True)
     monkeypatch.setitem(scales.SCALES, "opened", reader)
     yield first, Lab("opened", device="cpu")
     release._manifest.cache_clear()
@@ -127,6 +127,8 @@ def test_arms_are_trained_on_a_released_model(opened):
     arm = second.dictionary("A/1", resampling="none", arm=True)
     assert arm.W_enc.shape == (32, 64)
     assert bits(arm) != bits(second.dictionary("A/1"))
+    assert bits(second.dictionary("A/1")) != bits(second.dictionary("A/1", arm=True))
+    assert [second.log("A", arm=arm)["n_tokens"].iloc[-1] for arm in (True, False)] == [5_120, 19_840]
 
 
 def test_the_control_has_the_models_weights_in_another_order(tiny):

@@ -22,10 +22,12 @@ GOOD = {16: page.Measured({"loss_recovered": 0.79, "l0": torch.tensor(14.0)}, in
 class Lab:
     """What the page reads of the real one."""
 
-    def __init__(self, scale_name, seed=0, corpus=""):
-        self.scale = SimpleNamespace(name=scale_name, d_model=16, d_sae={"A/1": 64}, corpus="pocket:")
+    def __init__(self, scale_name, seed=0, corpus="", at_length=False):
+        is_released = scale_name == "released"
+        self.scale = SimpleNamespace(name=scale_name, d_model=16, d_sae={"A/1": 64}, corpus="pocket:", is_released=is_released)
         self.seed = seed
         self.corpus_spec = corpus or "pocket:"
+        self.is_at_length = at_length
 
 
 @pytest.fixture
@@ -142,13 +144,23 @@ def test_verdicts_show_and_write(project):
     }  # fmt: skip
     assert kept["numbers"] == {"l0": 14.0, "shares": {"arabic": 0.003}}
     assert kept["figures"]["density"] == [{"left": 0.0, "count": 3}, {"left": None, "count": 4}]
-    assert kept["config"] == {"d_model": 16, "d_sae": {"A/1": 64}}
+    assert kept["config"] == {"d_model": 16, "d_sae": {"A/1": 64}, "is_released": False}
 
 
 def test_smoke_writes_nothing(project):
     html = page.verdicts(CHAPTER, Lab("smoke"), {16: page.Measured({"loss_recovered": float("nan"), "l0": 0})}).data
     assert "not testable here" in html
     assert not (project / "results").exists()
+
+
+def test_released_weights_are_judged_and_kept_only_at_length(project, lab_module, monkeypatch):
+    html = page.verdicts(CHAPTER, page.setup("released"), GOOD).data
+    assert "not testable here" in html
+    assert "a glance" in html
+    assert not (project / "results").exists()
+    monkeypatch.setenv(page.RESULTS, "1")
+    assert "<strong>holds</strong>" in page.verdicts(CHAPTER, page.setup("released"), GOOD).data
+    assert results(project, "released")["claims"][0]["verdict"] == "holds"
 
 
 def test_reference_stands_beside_this_run(project):
@@ -268,9 +280,9 @@ def chapters(project):
 
 
 def test_scorecard_without_results(chapters):
-    html = page.scorecard(Lab("smoke")).data
-    assert html.count("no result stored") == 3  # both claims of the reference run, and the toy model's claim of this one
-    assert html.count("not testable here") == 1
+    html = page.scorecard(Lab("colab")).data
+    assert html.count("no result stored") == 4  # both claims of the reference run, and of this one
+    assert "this run" not in page.scorecard(Lab("smoke")).data
     assert "43. " not in html
     assert "The &lt;i&gt;dictionary&lt;/i&gt;" in html
     assert "<i>" not in html
@@ -297,10 +309,11 @@ def test_scorecard_links_to_the_page_or_to_the_notebook(chapters, monkeypatch):
 
 def test_verdicts_are_counted(chapters):
     page.verdicts(CHAPTER, Lab("laptop"), GOOD)
-    rows = re.findall(r"<tr>(.*?)</tr>", page.verdict_counts(Lab("smoke")).data)[1:]
+    rows = re.findall(r"<tr>(.*?)</tr>", page.verdict_counts(Lab("colab")).data)[1:]
     # holds, partly, fails, not testable here, no result stored, together
-    assert [re.findall(r">(\d+)<", row) for row in rows] == [["1", "0", "0", "0", "1", "2"], ["0", "0", "0", "1", "1", "2"]]
-    assert "this run" not in page.verdict_counts(Lab("laptop")).data
+    assert [re.findall(r">(\d+)<", row) for row in rows] == [["1", "0", "0", "0", "1", "2"], ["0", "0", "0", "0", "2", "2"]]
+    for name in ("laptop", "smoke"):
+        assert "this run" not in page.verdict_counts(Lab(name)).data
 
 
 def test_claims_that_no_chapter_measures_are_listed(chapters):
