@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from sae_lib.errors import BookError
@@ -15,7 +16,7 @@ from sae_lib.metrics import check_fits, context_batches
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
 
-_SPARSE_BELOW = 0.02
+_SPARSE_BELOW = 0.01
 """Share of non-zero activations under which a sparse product is the faster one on a CPU."""
 
 
@@ -176,8 +177,13 @@ def _activations(
 def _products(a: Float[Tensor, "token d_a"], b: Float[Tensor, "token d_b"]) -> Float[Tensor, "d_a d_b"]:
     """Sum over tokens of a_i b_j."""
     if a.device.type == "cpu" and a.count_nonzero() < _SPARSE_BELOW * a.numel():
-        return torch.sparse.mm(a.T.contiguous().to_sparse(), b)
+        return torch.from_numpy((_sparse(a).T @ _sparse(b)).toarray())
     return a.T @ b
+
+
+def _sparse(acts: Float[Tensor, "token width"]) -> csr_matrix:
+    where = acts.nonzero(as_tuple=True)
+    return csr_matrix((acts[where].numpy(), tuple(place.numpy() for place in where)), acts.shape)
 
 
 def _median_free(weights: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
