@@ -10,7 +10,6 @@ A clone has the folder. An installed package has the manifest only, and fetches 
 """
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -191,13 +190,14 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Tensors in files of at most `LARGEST` bytes; a piece's key is `name:number of its first row`."""
     shard, room = {}, LARGEST
     for name, tensor in tensors.items():
-        n_rows = max(1, math.floor(LARGEST * len(tensor) / tensor.nbytes))
-        for start, piece in zip(range(0, len(tensor), n_rows), tensor.split(n_rows), strict=True):
-            if piece.nbytes > room:
+        start, row = 0, tensor.nbytes // len(tensor)
+        while start < len(tensor):
+            if shard and room < row:
                 yield shard
                 shard, room = {}, LARGEST
+            piece = tensor[start : start + max(1, room // row)]
             shard[f"{name}:{start}"] = piece
-            room -= piece.nbytes
+            start, room = start + len(piece), room - piece.nbytes
     yield shard
 
 
