@@ -69,11 +69,12 @@ def write_cards(folder: Path, entries: Mapping[str, Mapping[str, Any]], text: Ma
     """Write the card and the training curve of each released run, and the page on what all of them read.
 
     Args:
-        folder: gets `A-1.md` and `A-1.svg` and so on, and `text.md`.
+        folder: gets `A-1.md` and `A-1.svg` and so on, `text.md`, and the table `summary.md` that another page takes in.
         entries: the runs of the manifest.
         text: what the shards say of themselves.
     """
     write_atomic(folder / "text.md", text_page(text))
+    write_atomic(folder / "summary.md", summary(entries))
     for name, entry in entries.items():
         stem = name.replace("/", "-")
         write_atomic(folder / f"{stem}.svg", curve(pd.DataFrame(entry["log"]), f"Training curve of {name}"))
@@ -103,6 +104,20 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
         f'```python\nimport sae_lib\n\n{"model" if is_model else "sae"} = sae_lib.released("{name}")\n```\n\n'
         f"![The loss of {name} over its training]({name.replace('/', '-')}.svg)\n"
     )
+
+
+def summary(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """All dictionaries in one table, each with a link to its card, as Markdown."""
+    heading = "| | features | activations | L0 | loss recovered | dead | ultralow |\n|---|---|---|---|---|---|---|\n"
+    rows = []
+    for name, entry in entries.items():
+        if entry["config"]["kind"] == "model":
+            continue
+        found, config = entry["measured"], entry["config"]
+        shown = (f"{found['l0']:.1f}", *(f"{found[key]:.1%}" for key in ("loss_recovered", "dead_share", "ultralow_share")))
+        sizes = (f"{config['geometry']['d_sae']:,}", f"{config['training']['n_activations']:,}")
+        rows.append(f"| [{name}](cards/{name.replace('/', '-')}.md) | {' | '.join((*sizes, *shown))} |\n")
+    return heading + "".join(rows)
 
 
 def text_page(text: Mapping[str, Any]) -> str:

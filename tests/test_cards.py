@@ -49,6 +49,9 @@ def test_runs_are_measured_shipped_and_described(root, capsys):
     assert "pocket/english" in text
     assert "written for the book" in text
     assert "shuffled" in (root / "book" / "cards" / "S-1.md").read_text()
+    table = (root / "book" / "cards" / "summary.md").read_text().splitlines()
+    assert [row.split("](")[0] for row in table[2:]] == ["| [A/1", "| [S/1"]
+    assert f"| {found['l0']:.1f} | {found['loss_recovered']:.1%} |" in table[2]
 
 
 def test_what_is_shipped_is_what_was_measured(root):
