@@ -17,6 +17,9 @@ app = typer.Typer(
     help="Towards Monosemanticity, run for yourself: train the models, run the chapters, render the book.",
 )
 
+SWEEP_TOKENS = 100_000
+"""Held-out tokens that are enough to tell the settings of a sweep apart."""
+
 INTERRUPTED = 130
 """Exit status that typer gives a command ended with Ctrl-C."""
 
@@ -198,9 +201,9 @@ def sweep(
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
     settings = [{"l1_coeff": weight, "sae_lr": rate} for rate in lr or [lab.scale.sae_lr] for weight in l1]
     settings = [setting | ({"n_activations": activations} if activations else {}) for setting in settings]
-    rows = []
+    rows, tokens = [], lab.validation(min(SWEEP_TOKENS, lab.scale.analysis_tokens))
     for setting, sae in zip(settings, lab.sweep(run, settings), strict=True):
-        found = evaluate(lab.model(run[0]), sae, lab.validation())
+        found = evaluate(lab.model(run[0]), sae, tokens)
         measured = {key: getattr(found, key) for key in ("l0", "loss_recovered", "loss_recovered_mean", "explained_variance")}
         rows.append(setting | measured | {"dead_share": dead_share(found.density)})
     print(f"{run} at scale {scale}, on {found.n_tokens:,} held-out tokens:")
