@@ -100,9 +100,9 @@ _RELEASED = {
     "model_lr": 3e-3,
     "d_sae": _WIDTHS | {"A/1b": 4_096, "S/1": 4_096},
     "n_activations": dict.fromkeys(("A/0", "A/1", "B/1", "A/1b", "S/1"), 60_000_000) | {"A/2": 30_000_000},
-    "sae_batch": 4_096,
+    "sae_batch": 2_048,
     "sae_lr": 5e-4,
-    "l1_coeff": 1.5e-3,
+    "l1_coeff": 1.8e-3,
     "bf16": True,
 }
 """How the released runs are trained, and what a chapter that opens them says of them."""
