@@ -131,7 +131,7 @@ class Shelf:
         self.swept.extend(settings)
         return [self.dictionary(name) for _ in settings]
 
-    def validation(self):
+    def validation(self, n_tokens: int | None = None):
         import torch
 
         return torch.zeros(3, 8, dtype=torch.int64)
