@@ -1,6 +1,7 @@
 """The command line: `sae-book book`, `results`, `train`, `sweep`, `release`, `export` and `import`."""
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -180,26 +181,28 @@ def sweep(
     run: Annotated[str, typer.Argument(help="A dictionary, such as A/1.")],
     l1: Annotated[list[float], typer.Option(help="Sparsity weights to try, with the squared error averaged over elements; several.")],
     lr: Annotated[list[float] | None, typer.Option(help="Learning rates to try; several. Not given: the scale's.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Activations a step to try; several. Not given: the scale's.")] = None,
     activations: Annotated[int, typer.Option(help="Activations each of them sees. Not given: as many as the run itself.")] = 0,
     scale: ScaleOption = "smoke",
     corpus: CorpusOption = "",
     seed: SeedOption = None,
 ) -> None:
-    """Train a dictionary at several settings on one pass over its activations, and print what each gives on held-out text."""
+    """Train a dictionary at several settings, and print what each gives on held-out text."""
     import pandas as pd
 
     from sae_lib.scales import scale as scale_named
 
     if run not in (known := scale_named(scale).d_sae):
         raise BookError(f"there is no dictionary {run!r}; the dictionaries are {', '.join(known)}")
-    if activations < 0 or min([*l1, *(lr or [1])]) <= 0:
-        raise BookError("sparsity weights, learning rates and activations are positive numbers")
+    if activations < 0 or min([*l1, *(lr or [1]), *(batch or [1])]) <= 0:
+        raise BookError("sparsity weights, learning rates, batches and activations are positive numbers")
 
     from sae_lib.lab import Lab
     from sae_lib.metrics import dead_share, evaluate
 
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
-    settings = [{"l1_coeff": weight, "sae_lr": rate} for rate in lr or [lab.scale.sae_lr] for weight in l1]
+    grid = product(batch or [lab.scale.sae_batch], lr or [lab.scale.sae_lr], l1)
+    settings = [{"l1_coeff": weight, "sae_lr": rate, "sae_batch": size} for size, rate, weight in grid]
     settings = [setting | ({"n_activations": activations} if activations else {}) for setting in settings]
     rows, tokens = [], lab.validation(min(SWEEP_TOKENS, lab.scale.analysis_tokens))
     for setting, sae in zip(settings, lab.sweep(run, settings), strict=True):

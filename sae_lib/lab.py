@@ -67,7 +67,7 @@ class Lab:
         self.device = device_named(device)
         self._models: dict[str, OneLayerTransformer] = {}
         self._dictionaries: dict[tuple[str, str], SparseAutoencoder] = {}
-        self._streams: dict[str, ActivationStream] = {}
+        self._streams: dict[tuple[str, int], ActivationStream] = {}
         self._sharded = False
 
     @cached_property
@@ -194,7 +194,7 @@ class Lab:
         self._sharded = False
 
     def sweep(self, name: str, settings: list[dict]) -> list[SparseAutoencoder]:
-        """Train a dictionary several times on one pass over its activations, each time with other settings.
+        """Train a dictionary several times, each time with other settings; equal batches share one pass over the activations.
 
         Args:
             name: such as A/1.
@@ -304,12 +304,13 @@ class Lab:
 
     def _stream(self, model: str) -> ActivationStream:
         """The activations that every dictionary on a model is trained on, in one order for all of them."""
-        if model not in self._streams:
+        batch = self.scale.sae_batch
+        if (model, batch) not in self._streams:
             dtype = torch.bfloat16 if self._bf16 else torch.float32
-            seed, batch = self._stream_seed(model), self.scale.sae_batch
+            seed = self._stream_seed(model)
             stream = ActivationStream(self.model(model), self.shards.train, batch, seed, dtype=dtype, whole=self._sharded)
-            self._streams[model] = stream
-        return self._streams[model]
+            self._streams[model, batch] = stream
+        return self._streams[model, batch]
 
     def _dictionary_run(self, name: str, resampling: str, arm: bool, place: int = 0) -> Generator[int, None, Run]:
         config = self._dictionary_config(name, resampling, arm)

@@ -223,12 +223,14 @@ def test_import_of_nothing_is_one_line(capsys, shelf):
 
 def test_a_sweep_tries_every_pair_and_prints_a_row_for_each(capsys, shelf):
     Shelf.swept.clear()
-    status, out, err = run(capsys, "sweep", "A/1", "--l1", "0.003", "--l1", "0.01", "--lr", "0.001", "--activations", "5000")
+    asked = ["--l1", "0.003", "--l1", "0.01", "--lr", "0.001", "--batch", "512", "--activations", "5000"]
+    status, out, err = run(capsys, "sweep", "A/1", *asked)
     assert (status, err) == (0, "")
-    assert Shelf.swept == [{"l1_coeff": weight, "sae_lr": 0.001, "n_activations": 5_000} for weight in (0.003, 0.01)]
+    asked = {"sae_lr": 0.001, "sae_batch": 512, "n_activations": 5_000}
+    assert Shelf.swept == [{"l1_coeff": weight} | asked for weight in (0.003, 0.01)]
     title, head, *rows = out.splitlines()
     assert title == "A/1 at scale smoke, on 24 held-out tokens:"
-    assert {"l1_coeff", "sae_lr", "l0", "loss_recovered", "dead_share"} <= set(head.split())
+    assert {"l1_coeff", "sae_lr", "sae_batch", "l0", "loss_recovered", "dead_share"} <= set(head.split())
     assert [row.split()[0] for row in rows] == ["0.003", "0.01"]
 
 
@@ -238,6 +240,7 @@ def test_a_sweep_tries_every_pair_and_prints_a_row_for_each(capsys, shelf):
         (["B", "--l1", "0.1"], "there is no dictionary 'B'; the dictionaries are A/0, A/1, A/2, B/1"),
         (["A/1", "--l1", "0"], "positive numbers"),
         (["A/1", "--l1", "0.1", "--lr", "-1"], "positive numbers"),
+        (["A/1", "--l1", "0.1", "--batch", "0"], "positive numbers"),
         (["A/1", "--l1", "0.1", "--activations", "-1"], "positive numbers"),
     ],
 )

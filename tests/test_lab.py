@@ -64,14 +64,16 @@ def test_dictionaries_trained_together_read_one_stream_and_are_the_same(tiny, mo
 
 def test_a_sweep_changes_what_it_is_told_and_nothing_else(tiny):
     lab = Lab("tiny", device="cpu")
-    same, sparse, short = lab.sweep("A/1", [{}, {"l1_coeff": 0.05}, {"n_activations": 640}])
+    same, sparse, short, halved = lab.sweep(
+        "A/1", [{}, {"l1_coeff": 0.05}, {"n_activations": 640}, {"sae_batch": lab.scale.sae_batch // 2}]
+    )
     assert bits(same) == bits(lab.dictionary("A/1"))
     assert lab.log("A/1")["n_activations"].max() == 5_952
     x = lab.model("A").begin(lab.validation(320))[1]
     assert sparse.cfg.l1_coeff == 0.05
     assert sparse.encode(x).count_nonzero() < 0.8 * same.encode(x).count_nonzero()
-    assert bits(short) != bits(same)
-    assert len(list((tiny / "runs").glob("tiny-A-1-*"))) == 3
+    assert bits(short) != bits(same) != bits(halved)
+    assert len(list((tiny / "runs").glob("tiny-A-1-*"))) == 4
 
 
 def test_features_are_not_spread_over_a_single_process(tiny):
