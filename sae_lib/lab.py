@@ -27,7 +27,7 @@ from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.machine import device_named, has_fast_bf16
 from sae_lib.release import TOKENIZER, Released, released
-from sae_lib.resampling import ResamplingSchedule
+from sae_lib.resampling import ResamplingSchedule, reinitialise
 from sae_lib.runs import Run, finish, run_steps, runs_folder
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.scales import Scale, scale
@@ -281,7 +281,10 @@ class Lab:
         return 1_000 * self.seed + 100 + list(self.scale.d_sae).index(name)
 
     def _new_dictionary(self, name: str) -> SparseAutoencoder:
-        return SparseAutoencoder(self._sae_config(name), seed=self._sae_seed(name)).to(self.device)
+        sae = SparseAutoencoder(self._sae_config(name), seed=self._sae_seed(name))
+        if self.scale.tied_start:
+            reinitialise(sae, torch.ones(sae.cfg.d_sae, dtype=torch.bool), sae.W_dec.data)
+        return sae.to(self.device)
 
     def _dictionary_recipe(self, name: str, resampling: str, arm: bool) -> DictionaryTraining:
         sizes = self.scale
@@ -297,7 +300,7 @@ class Lab:
             "geometry": asdict(self._sae_config(name)),
             "stream": self._stream_seed(name[0]),
             "training": asdict(self._dictionary_recipe(name, resampling, arm)),
-        }
+        } | ({"start": "tied"} if self.scale.tied_start else {})
 
     def _stream_seed(self, model: str) -> int:
         return 1_000 * self.seed + 200 + MODELS.index(model)

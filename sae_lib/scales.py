@@ -69,6 +69,8 @@ class Scale:
     """Most data points that a toy model on finite data is given."""
     bf16: bool
     """Products in bfloat16 where the processor has it."""
+    tied_start: bool = False
+    """Every feature of a dictionary starts as resampling makes one: reading, softly, the direction that it writes."""
     is_released: bool = False
     """The weights ship with the book and are opened, not trained; only the arms of a comparison are trained in the run."""
 
@@ -81,12 +83,12 @@ class Scale:
 
         Source: Bricken et al. 2023, appendix "Neuron Resampling".
         Differs: the paper resamples four times in the first tenth of a million steps. A run a hundred times shorter
-        would resample features that have had no time to fire, so there the four come at 15, 30, 45 and 60% of the
+        would resample features that have had no time to fire, so there the four come at 20, 40, 60 and 80% of the
         steps, with a window of 10%; the sample is 100 batches, as in the paper.
         """
         if n_steps >= PAPER_STEPS // 4:
             return ResamplingSchedule(n_inputs=100 * self.sae_batch, method=method)
-        steps = tuple(max(1, n_steps * percent // 100) for percent in (15, 30, 45, 60))
+        steps = tuple(max(1, n_steps * percent // 100) for percent in (20, 40, 60, 80))
         return ResamplingSchedule(steps, max(1, n_steps // 10), 100 * self.sae_batch, method)
 
 
@@ -102,7 +104,8 @@ _RELEASED = {
     "n_activations": dict.fromkeys(("A/0", "A/1", "B/1", "A/1b", "S/1"), 60_000_000) | {"A/2": 30_000_000},
     "sae_batch": 2_048,
     "sae_lr": 5e-4,
-    "l1_coeff": 1.8e-3,
+    "l1_coeff": 1.7e-3,
+    "tied_start": True,
     "bf16": True,
 }
 """How the released runs are trained, and what a chapter that opens them says of them."""

@@ -9,6 +9,7 @@ from sae_lib import release, scales
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.lab import Lab
+from sae_lib.resampling import ENCODER_SCALE
 
 
 def bits(module):
@@ -74,6 +75,18 @@ def test_a_sweep_changes_what_it_is_told_and_nothing_else(tiny):
     assert sparse.encode(x).count_nonzero() < 0.8 * same.encode(x).count_nonzero()
     assert bits(short) != bits(same) != bits(halved)
     assert len(list((tiny / "runs").glob("tiny-A-1-*"))) == 4
+
+
+def test_a_tied_start_is_the_papers_resampling_of_every_feature(tiny, monkeypatch):
+    plain = Lab("tiny", device="cpu")._new_dictionary("A/1")
+    monkeypatch.setitem(scales.SCALES, "tiny", replace(scales.scale("tiny"), tied_start=True))
+    lab = Lab("tiny", device="cpu")
+    tied = lab._new_dictionary("A/1")
+    assert torch.allclose(tied.W_dec, plain.W_dec, atol=1e-6)
+    mean_norm = plain.W_enc.norm(dim=0).mean()
+    assert torch.allclose(tied.W_enc, ENCODER_SCALE * mean_norm * tied.W_dec.T, atol=1e-6)
+    assert not tied.b_enc.any()
+    assert lab._dictionary_config("A/1", "paper", False)["start"] == "tied"
 
 
 def test_features_are_not_spread_over_a_single_process(tiny):
