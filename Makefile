@@ -52,7 +52,7 @@ test: $(STAMP) ## unit tests, then every chapter against its stored outputs
 	@echo "Unit tests:"
 	@$(BIN)/python -m pytest tests
 	@echo "Chapters against their stored outputs:"
-	@SAE_BOOK_RENDERER=book $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q chapters
+	@TQDM_DISABLE=1 SAE_BOOK_RENDERER=book $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q chapters
 
 lint: $(STAMP) ## style of the code and of the stored notebooks
 	@$(BIN)/ruff check .
