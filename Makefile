@@ -9,6 +9,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys metadata.language_info.version
 CHAPTERS := $(wildcard chapters/*.ipynb)
+# Chapters are stored and compared in the same surroundings; a progress bar in one of the two would be a difference.
+AS_STORED := TQDM_DISABLE=1 SAE_BOOK_RENDERER=book
 
 # A misspelt variable would be ignored without a word, and the book would run at the wrong scale.
 KNOWN := SCALE CORPUS SEED RUN PORT PYTHON
@@ -52,7 +54,7 @@ test: $(STAMP) ## unit tests, then every chapter against its stored outputs
 	@echo "Unit tests:"
 	@$(BIN)/python -m pytest tests
 	@echo "Chapters against their stored outputs:"
-	@TQDM_DISABLE=1 SAE_BOOK_RENDERER=book $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q chapters
+	@$(AS_STORED) $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q chapters
 
 lint: $(STAMP) ## style of the code and of the stored notebooks
 	@$(BIN)/ruff check .
@@ -67,7 +69,7 @@ format: $(STAMP) ## mend what `make lint` can mend by itself
 refresh: $(STAMP) ## run the chapters in place at their defaults and store the outputs
 	@for chapter in $(CHAPTERS); do \
 		echo "$$chapter"; \
-		TQDM_DISABLE=1 SAE_BOOK_RENDERER=book $(BIN)/jupyter execute --inplace --kernel_name=python3 "$$chapter"; \
+		$(AS_STORED) $(BIN)/jupyter execute --inplace --kernel_name=python3 "$$chapter"; \
 		$(STRIP) "$$chapter"; \
 	done
 
