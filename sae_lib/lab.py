@@ -14,9 +14,10 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
@@ -109,14 +110,19 @@ class Lab:
 
     def validation(self, n_tokens: int | None = None) -> Int[Tensor, "n n_ctx"]:
         """The first held-out contexts, `analysis_tokens` of the scale unless told otherwise."""
+        return torch.from_numpy(self.shards.validation.contexts(self._held_out(n_tokens), self.scale.n_ctx))
+
+    def documents(self, n_tokens: int | None = None) -> Int64[np.ndarray, "n n_ctx"]:
+        """Which document each token of `validation(n_tokens)` belongs to."""
+        return self.shards.validation.documents(self._held_out(n_tokens), self.scale.n_ctx)
+
+    def _held_out(self, n_tokens: int | None) -> Int64[np.ndarray, " n"]:
         n_ctx, split = self.scale.n_ctx, self.shards.validation
-        wanted = max(1, (n_tokens or self.scale.analysis_tokens) // n_ctx)
-        n = min(wanted, split.n_contexts(n_ctx))
+        n = min(max(1, (n_tokens or self.scale.analysis_tokens) // n_ctx), split.n_contexts(n_ctx))
         if n == 0:
             raise BookError(f"the held-out text has {split.n_tokens} tokens, less than one context of {n_ctx}; give the corpus more text")
         # Every k-th context, so that a sample smaller than the split still runs through all of it.
-        stride = split.n_contexts(n_ctx) // n
-        return torch.from_numpy(split.contexts(torch.arange(n).mul(stride).numpy(), n_ctx))
+        return np.arange(n) * (split.n_contexts(n_ctx) // n)
 
     @cached_property
     def truth(self) -> "text.LabelledText":

@@ -49,10 +49,10 @@ def test_cut_loses_nothing_and_ends_at_lines_or_spaces():
 
 def test_interleaving_keeps_the_order_inside_a_document_and_mixes_between():
     documents = [Document(f"{name}" * 100, "s") for name in "abcd"]
-    pieces = [text for text, _ in interleave(iter(documents), 10, random.Random(0))]
+    pieces = [text for text, _, _ in interleave(iter(documents), 10, random.Random(0))]
     assert sorted("".join(pieces)) == sorted("".join(document.text for document in documents))
     assert len({text[0] for text in pieces[:8]}) > 1
-    assert sum(is_first for _, is_first in interleave(iter(documents), 10, random.Random(0))) == 4
+    assert sum(is_first for *_, is_first in interleave(iter(documents), 10, random.Random(0))) == 4
 
 
 def test_the_window_is_bounded_in_characters():
@@ -120,6 +120,20 @@ def test_shards_have_the_asked_size_and_begin_with_a_separator(built):
     assert built.validation.n_tokens == 6_000
     assert built.train.contexts([0], 16)[0, 0] == 0
     assert sum(count["tokens"] for count in built.meta["strata"]["validation"].values()) == 6_000
+
+
+def test_every_held_out_token_knows_its_document(corpus, tokenizer, built):
+    tokens, documents = (read(np.arange(23), 256).ravel() for read in (built.validation.contexts, built.validation.documents))
+    starts = tokens == 0
+    assert not (np.diff(documents) != 0)[~starts[1:]].any()  # it changes only where a separator stands
+    assert len(np.unique(documents)) < starts.sum()  # the pieces of a long document are one document
+    counts = built.meta["strata"]["validation"]
+    assert documents.max() < sum(count["documents"] for count in counts.values())
+    for number in np.unique(documents)[:5]:
+        words = tokenizer.decode(tokens[documents == number].tolist())
+        assert any(words[:40] in document.text for name in counts for document in islice(corpus.documents(name, "validation"), 200))
+    with pytest.raises(BookError, match="held-out side"):
+        built.train.documents([0], 16)
 
 
 def test_train_and_validation_share_no_document(corpus):

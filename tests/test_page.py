@@ -272,7 +272,7 @@ def chapters(project):
     (project / "chapters").mkdir()
     for name, title, glance in (
         (CHAPTER, "The <i>dictionary</i>", "| Claims | C2 one, C16 two |"),
-        ("12_scorecard", "Scorecard", "| Claims | none |"),
+        ("16_scorecard", "Scorecard", "| Claims | none |"),
     ):
         cells = [{"cell_type": "markdown", "source": ["(ch-x)=\n", f"# {title}\n"]}, {"cell_type": "markdown", "source": glance}]
         (project / "chapters" / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))

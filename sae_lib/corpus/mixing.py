@@ -34,6 +34,8 @@ class Piece(NamedTuple):
     """A stretch of one document."""
 
     text: str
+    document: int
+    """Which document of its stratum this is a part of, from 0; the same in every epoch."""
     is_first: bool
     """Whether a document begins here."""
     epoch: int
@@ -72,7 +74,7 @@ def cut(text: str, n_chars: int) -> Iterator[str]:
 
 def interleave(
     documents: Iterator[Document], n_chars: int, rng: random.Random, held_chars: int = WINDOW_CHARS
-) -> Iterator[tuple[str, bool]]:
+) -> Iterator[tuple[str, int, bool]]:
     """The pieces of the documents, each document's in order, a window of documents interleaved at random.
 
     Args:
@@ -82,29 +84,30 @@ def interleave(
         held_chars: characters that the window holds before it opens another document.
 
     Returns:
-        Pieces, each with whether it begins its document.
+        Pieces, each with the number of its document and whether it begins it.
     """
-    window: list[tuple[Iterator[str], int, list[bool]]] = []
-    n_held, is_dry = 0, False
+    window: list[tuple[Iterator[str], int, int, list[bool]]] = []
+    n_held, n_opened, is_dry = 0, 0, False
     while True:
         while not is_dry and len(window) < WINDOW_DOCUMENTS and (n_held < held_chars or not window):
             document = next(documents, None)
             if document is None:
                 is_dry = True
             else:
-                window.append((cut(document.text, n_chars), len(document.text), [True]))
+                window.append((cut(document.text, n_chars), len(document.text), n_opened, [True]))
                 n_held += len(document.text)
+                n_opened += 1
         if not window:
             return
         i = int(rng.random() * len(window))
-        pieces, n, is_first = window[i]
+        pieces, n, document, is_first = window[i]
         text = next(pieces, None)
         if text is None:
             n_held -= n
             window[i] = window[-1]
             window.pop()
         else:
-            yield text, is_first[0]
+            yield text, document, is_first[0]
             is_first[0] = False
 
 
@@ -152,8 +155,8 @@ def _open(corpus: Corpus, stratum: Stratum, split: str, n_total: int, seed: int)
         epoch = 0
         while True:
             epoch += 1
-            for text, is_first in interleave(corpus.documents(stratum.name, split), n_chars, rng, held_chars):
-                yield Piece(text, is_first, epoch)
+            for text, document, is_first in interleave(corpus.documents(stratum.name, split), n_chars, rng, held_chars):
+                yield Piece(text, document, is_first, epoch)
 
     return _Stream(stratum, pieces(), max(n_chars, int(BATCH_CHARS * stratum.weight)))
 

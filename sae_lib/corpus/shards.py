@@ -18,21 +18,31 @@ from sae_lib.corpus.tokenizer import MAX_VOCAB, tokenizer_sha256
 from sae_lib.errors import BookError
 from sae_lib.storage import read_json, write_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
 META = "shards.json"
 SHARD_TOKENS = 2**26
 """Tokens in one file (128 MiB)."""
+_DOCUMENTS = "documents-"
+"""How the names of the files begin that say which document a token belongs to."""
 COUNT_TOKENS = 2**24
 """Tokens counted at a time."""
 TokenId = np.dtype("<u2")
+DocumentNumber = np.dtype("<u4")
 
 
 class TokenSplit:
-    """One side of the text, as memory-mapped files of token ids."""
+    """One side of the text, as memory-mapped files of token ids.
 
-    def __init__(self, files: Sequence[Path], n_tokens: Sequence[int]) -> None:
+    Args:
+        files: of token ids.
+        n_tokens: of each file.
+        documents: a file for each of these, which says of every token which document it belongs to; or none.
+    """
+
+    def __init__(self, files: Sequence[Path], n_tokens: Sequence[int], documents: Sequence[Path] = ()) -> None:
         self.files = list(files)
-        self._maps = [np.memmap(path, TokenId, mode="r", shape=(n,)) for path, n in zip(files, n_tokens, strict=True)]
+        self._maps = _mapped(files, TokenId, n_tokens)
+        self._documents = _mapped(documents, DocumentNumber, n_tokens) if documents else []
 
     @property
     def n_tokens(self) -> int:
@@ -53,17 +63,22 @@ class TokenSplit:
         Raises:
             IndexError: an index is out of range.
         """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        ends = np.cumsum([len(tokens) // n_ctx for tokens in self._maps])
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= ends[-1]):
-            raise IndexError(f"contexts run from 0 to {ends[-1] - 1}; {wanted.min()} to {wanted.max()} were asked for")
-        out = np.empty((len(wanted), n_ctx), dtype=np.int64)
-        which = np.searchsorted(ends, wanted, side="right")
-        for i in np.unique(which):
-            rows = np.nonzero(which == i)[0]
-            n = len(self._maps[i]) // n_ctx
-            out[rows] = self._maps[i][: n * n_ctx].reshape(n, n_ctx)[wanted[rows] - (ends[i] - n)]
-        return out
+        return _contexts(self._maps, indices, n_ctx)
+
+    def documents(self, indices: Integer[np.ndarray, "batch"] | Sequence[int], n_ctx: int) -> Int64[np.ndarray, "batch n_ctx"]:
+        """Which document every token of these contexts belongs to, as numbers that mean nothing but same or different.
+
+        Args:
+            indices: as for `contexts`.
+            n_ctx: tokens a context.
+
+        Raises:
+            IndexError: an index is out of range.
+            BookError: this side of the text was packed without its documents.
+        """
+        if not self._documents:
+            raise BookError("only the held-out side of the text knows its documents; take the tokens from `validation`")
+        return _contexts(self._documents, indices, n_ctx)
 
     def unigram_counts(self, d_vocab: int) -> Int64[np.ndarray, "d_vocab"]:
         """How often each token id occurs."""
@@ -72,6 +87,24 @@ class TokenSplit:
             for start in range(0, len(tokens), COUNT_TOKENS):
                 counts += np.bincount(tokens[start : start + COUNT_TOKENS], minlength=d_vocab)
         return counts
+
+
+def _mapped(files: Sequence[Path], dtype: np.dtype, sizes: Sequence[int]) -> list[np.memmap]:
+    return [np.memmap(path, dtype, mode="r", shape=(n,)) for path, n in zip(files, sizes, strict=True)]
+
+
+def _contexts(maps: Sequence[np.ndarray], indices: Integer[np.ndarray, "batch"] | Sequence[int], n_ctx: int) -> np.ndarray:
+    wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+    ends = np.cumsum([len(values) // n_ctx for values in maps])
+    if len(wanted) and (wanted.min() < 0 or wanted.max() >= ends[-1]):
+        raise IndexError(f"contexts run from 0 to {ends[-1] - 1}; {wanted.min()} to {wanted.max()} were asked for")
+    out = np.empty((len(wanted), n_ctx), dtype=np.int64)
+    which = np.searchsorted(ends, wanted, side="right")
+    for i in np.unique(which):
+        rows = np.nonzero(which == i)[0]
+        n = len(maps[i]) // n_ctx
+        out[rows] = maps[i][: n * n_ctx].reshape(n, n_ctx)[wanted[rows] - (ends[i] - n)]
+    return out
 
 
 class TokenShards:
@@ -117,7 +150,8 @@ class TokenShards:
 
     def _split(self, name: str) -> TokenSplit:
         files = {file: edges for file, edges in self.meta["files"].items() if file.startswith(f"{name}-")}
-        return TokenSplit([self.folder / file for file in files], [edges[0] // TokenId.itemsize for edges in files.values()])
+        documents = [self.folder / file for file in self.meta["files"] if file.startswith(f"{_DOCUMENTS}{name}-")]
+        return TokenSplit([self.folder / file for file in files], [edges[0] // TokenId.itemsize for edges in files.values()], documents)
 
 
 def build_shards(
@@ -171,14 +205,19 @@ def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, asked: dict[str, A
     meta = asked | {"validation_share": VALIDATION_SHARE, "shares": {s.name: s.weight for s in corpus.strata}, "strata": {}, "files": {}}
     for split, n_tokens in (("validation", asked["validation_tokens"]), ("train", asked["n_tokens"])):
         counts: dict[str, Counter] = {stratum.name: Counter(tokens=0, documents=0, epochs=0) for stratum in corpus.strata}
-        n_left = n_tokens
+        n_left, number_of = n_tokens, {}
         with (
-            _ShardWriter(folder, split) as writer,
+            _ShardWriter(folder, split, TokenId) as writer,
+            _ShardWriter(folder, f"{_DOCUMENTS}{split}", DocumentNumber) as documents,
             tqdm(total=n_tokens, desc=split, unit="token", unit_scale=True, disable=not progress) as bar,
         ):
             for drawn in mixture(corpus, split, encode, n_tokens, asked["seed"]):
                 tokens = drawn.encoded[:n_left]
                 writer.append(tokens)
+                # Intervals are drawn over documents, and only on held-out text.
+                if split == "validation":
+                    number = number_of.setdefault((drawn.stratum, drawn.piece.document), len(number_of))
+                    documents.append(np.full(len(tokens), number, DocumentNumber))
                 n_left -= len(tokens)
                 bar.update(len(tokens))
                 count = counts[drawn.stratum]
@@ -186,17 +225,17 @@ def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, asked: dict[str, A
                 count["documents"] += drawn.piece.is_first
                 count["epochs"] = drawn.piece.epoch
         meta["strata"][split] = {name: dict(count) for name, count in counts.items()}
-        meta["files"] |= {path.name: file_edges(path) for path in writer.files}
+        meta["files"] |= {path.name: file_edges(path) for path in (*writer.files, *documents.files)}
     meta["sources"] = corpus.facts()
     meta["skipped"] = {stratum.name: skipped for stratum in corpus.strata if (skipped := corpus.skipped(stratum.name))["n"]}
     write_json(folder / META, meta)
 
 
 class _ShardWriter:
-    """Appends token ids to files of at most `SHARD_TOKENS` each."""
+    """Appends one number a token to files of at most `SHARD_TOKENS` tokens each."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = folder, split
+    def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
+        self.folder, self.name, self.dtype = folder, name, dtype
         self.files: list[Path] = []
         self._file: BinaryIO | None = None
         self._n = 0
@@ -208,16 +247,16 @@ class _ShardWriter:
         if self._file is not None:
             self._file.close()
 
-    def append(self, tokens: np.ndarray) -> None:
-        while len(tokens):
+    def append(self, values: np.ndarray) -> None:
+        while len(values):
             if self._file is None or self._n == SHARD_TOKENS:
                 self.__exit__()
-                self.files.append(self.folder / f"{self.split}-{len(self.files):05d}.bin")
+                self.files.append(self.folder / f"{self.name}-{len(self.files):05d}.bin")
                 self._file, self._n = open(self.files[-1], "wb"), 0  # noqa: SIM115 (closed in __exit__)
-            n = min(len(tokens), SHARD_TOKENS - self._n)
-            _write(self._file, tokens[:n].tobytes())
+            n = min(len(values), SHARD_TOKENS - self._n)
+            _write(self._file, values[:n].astype(self.dtype).tobytes())
             self._n += n
-            tokens = tokens[n:]
+            values = values[n:]
 
 
 def _write(file: BinaryIO, content: bytes) -> None:
