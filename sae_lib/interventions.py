@@ -12,17 +12,27 @@ feature does not fire need no computing. The functions here are exact, not linea
 Source: Bricken et al. 2023, "Feature Downstream Effects" and the case studies' ablations and samples.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
+from sae_lib import bootstrap
+from sae_lib.errors import BookError
+from sae_lib.evidence import at_places, check_places, unit_acts, units_of
+from sae_lib.features import activations_of, encode_columns, logit_matrix, neuron_activations
+from sae_lib.metrics import check_fits
 from sae_lib.sae import SparseAutoencoder
-from sae_lib.transformer import OneLayerTransformer
+from sae_lib.transformer import KeyValueCache, OneLayerTransformer
+
+_WEIGHTS = 2**22
+"""Logit weights that are held at once, in elements."""
 
 
 class Ablation(NamedTuple):
@@ -86,7 +96,19 @@ def clamp(sae: SparseAutoencoder | None, x: Float[Tensor, "... d_mlp"], pinned: 
 
     Source: Bricken et al. 2023, "Feature Downstream Effects".
     """
-    raise NotImplementedError
+    width, kind = (x.shape[-1], "neuron") if sae is None else (len(sae.W_dec), "feature")
+    for unit, act in pinned.items():
+        if not 0 <= unit < width:
+            raise BookError(f"there is no {kind} {unit}; they run from 0 to {width - 1}")
+        if not (math.isfinite(act) and act >= 0):
+            raise BookError(f"{kind} {unit} cannot be held at {act}; an activation is a finite number, 0 or more")
+    units = torch.tensor(list(pinned), dtype=torch.long, device=x.device)
+    wanted = torch.tensor(list(pinned.values()), dtype=x.dtype, device=x.device)
+    if sae is None:
+        held = x.clone()
+        held[..., units] = wanted
+        return held
+    return x + (wanted - encode_columns(sae, x, units)) @ sae.W_dec[units]
 
 
 def ablation_effects(
@@ -111,9 +133,10 @@ def ablation_effects(
 
     Source: Bricken et al. 2023, "Feature Downstream Effects" (ablation on the whole context, reconstruction error kept).
     """
-    raise NotImplementedError
+    return _effects(model, sae, tokens, feature)[1]
 
 
+@torch.inference_mode()
 def place_effects(
     model: OneLayerTransformer,
     sae: SparseAutoencoder | None,
@@ -145,7 +168,22 @@ def place_effects(
 
     Source: Bricken et al. 2023, "Feature visualisation" (blue and red underlines).
     """
-    raise NotImplementedError
+    units_of(model, sae, features.ravel())
+    check_places(tokens, context, pos)
+    flat_units, rows, columns = (np.ascontiguousarray(part).ravel() for part in (features, context, pos))
+    found = np.zeros(flat_units.shape, np.float32)
+    known = np.flatnonzero((rows >= 0) & (columns < tokens.shape[1] - 1))
+    for which, resid_mid, x in at_places(model, tokens, rows[known], columns[known]):
+        place = known[which]
+        units = torch.from_numpy(flat_units[place]).to(x.device)
+        acts = unit_acts(sae, x, units)
+        fires = acts > 0
+        place, x, resid_mid, units, acts = place[fires.cpu().numpy()], x[fires], resid_mid[fires], units[fires], acts[fires]
+        ablated = x.scatter(1, units[:, None], 0.0) if sae is None else x - acts[:, None] * sae.W_dec[units]
+        following = tokens[rows[place], columns[place] + 1].to(x.device)
+        change = _log_likelihood(model, resid_mid, ablated, following) - _log_likelihood(model, resid_mid, x, following)
+        found[place] = change.float().cpu().numpy()
+    return found.reshape(features.shape)
 
 
 def ablation_by_class(
@@ -179,9 +217,33 @@ def ablation_by_class(
     Source: Bricken et al. 2023, "Feature Downstream Effects" (ablating A/1/3450 hurts Arabic tokens).
     Differs: the paper shows examples; the table and its ratio are ours.
     """
-    raise NotImplementedError
+    for name, given in (("in_class", in_class), ("document", document)):
+        if given.shape != tuple(tokens.shape):
+            raise BookError(f"{name} has shape {given.shape} but the tokens have {tuple(tokens.shape)}; compute it on the same tokens")
+    if n_intervals < 1:
+        raise BookError(f"{n_intervals} intervals cannot be told apart; ask for at least 1")
+    acts, effects = _effects(model, sae, tokens, feature)
+    fires = np.zeros(acts.shape, bool)
+    fires[:, :-1] = acts[:, :-1] > 0
+    follows = np.roll(in_class, -1, axis=1)[fires]
+    acts, effects, document = acts[fires].astype(np.float64), effects[fires].astype(np.float64), document[fires]
+
+    edges = np.linspace(0, acts.max(initial=0) or 1, n_intervals + 1)
+    interval = (np.searchsorted(edges, acts, side="left") - 1).clip(0, n_intervals - 1)
+    table = pd.DataFrame({"interval": np.arange(n_intervals), "left": edges[:-1], "right": edges[1:]})
+    for name, member in (("in_class", follows), ("other", ~follows)):
+        count = np.bincount(interval[member], minlength=n_intervals)
+        total = np.bincount(interval[member], weights=effects[member], minlength=n_intervals)
+        table[f"n_{name}"], table[name] = count, np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    columns = np.stack([effects * follows, follows, effects * ~follows, ~follows], axis=-1)
+    low, high = bootstrap.interval(_ratio, bootstrap.sums(document, columns), seed=seed) if len(acts) else (np.nan, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside, count, other, n_other = columns.sum(0)
+        ratio = float(_ratio(columns.sum(0, keepdims=True))[0])
+        return Ablation(table, float(inside / count), float(other / n_other), ratio, low, high)
 
 
+@torch.inference_mode()
 def steer(
     model: OneLayerTransformer, sae: SparseAutoencoder | None, tokens: Int[Tensor, "context pos"], pinned: Mapping[int, float]
 ) -> Steered:
@@ -201,9 +263,16 @@ def steer(
 
     Source: Bricken et al. 2023, "Feature Downstream Effects".
     """
-    raise NotImplementedError
+    _check_text(model, sae, tokens)
+    tokens = tokens.to(model.device)
+    resid_mid, x = model.begin(tokens)
+    logits = model.finish(resid_mid, clamp(sae, x, pinned))
+    before, after = model.token_loss(model.finish(resid_mid, x), tokens), model.token_loss(logits, tokens)
+    effects = F.pad(before - after, (0, 1)).float().cpu().numpy()
+    return Steered(logits, effects, float(before.double().mean()), float(after.double().mean()))
 
 
+@torch.inference_mode()
 def sample(
     model: OneLayerTransformer,
     prompt: Sequence[int] | Int[Tensor, " pos"],
@@ -238,9 +307,32 @@ def sample(
     Source: Bricken et al. 2023, "Feature Downstream Effects" (pinned sampling from `1,2,3,4,5,6,7,8,9,10`).
     Differs: which positions are pinned is not said; we pin all of them, those of the prompt included (departure D22).
     """
-    raise NotImplementedError
+    ids = torch.as_tensor(prompt, dtype=torch.long)
+    if len(ids) < 1 or n_samples < 1 or n_tokens < 1:
+        raise BookError(f"{n_samples} samples of {n_tokens} tokens after {len(ids)} of a prompt: all three must be at least 1")
+    if len(ids) + n_tokens > model.cfg.n_ctx:
+        raise BookError(
+            f"a prompt of {len(ids)} tokens and {n_tokens} more are longer than the model's context of {model.cfg.n_ctx}; ask for fewer"
+        )
+    if not 0 <= int(ids.min()) <= int(ids.max()) < model.cfg.d_vocab:
+        raise BookError(f"the prompt's token ids must lie in 0..{model.cfg.d_vocab - 1}; they come from another tokenizer")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise BookError(f"the temperature is {temperature}; give a finite number above 0, such as 1")
+    if sae is not None:
+        check_fits(model, sae)
+    generator = torch.Generator().manual_seed(seed)
+    written, cache = ids.repeat(n_samples, 1), KeyValueCache()
+    new = written
+    for _ in range(n_tokens):
+        resid_mid, x = model.begin(new.to(model.device), cache)
+        # In one layer the MLP at a position reaches no other, so what is pinned before the last one cannot matter.
+        logits = model.finish(resid_mid[:, -1:], clamp(sae, x[:, -1:], pinned or {}))[:, 0]
+        new = torch.multinomial(torch.softmax(logits.float() / temperature, -1).cpu(), 1, generator=generator)
+        written = torch.cat([written, new], 1)
+    return written.numpy()
 
 
+@torch.inference_mode()
 def logit_effects(
     model: OneLayerTransformer,
     sae: SparseAutoencoder | None,
@@ -271,4 +363,57 @@ def logit_effects(
 
     Source: Bricken et al. 2023, "Feature Downstream Effects" (logit weights, median shifted to 0).
     """
-    raise NotImplementedError
+    if k < 1 or n_bins < 1:
+        raise BookError(f"{k} tokens at either end and {n_bins} bins: both must be at least 1")
+    units = torch.from_numpy(units_of(model, sae, features)).to(model.device)
+    counted = np.ones(model.cfg.d_vocab, bool)
+    if unigram_counts is not None:
+        counted[: len(unigram_counts)] = unigram_counts[: len(counted)] >= min_count
+        counted[len(unigram_counts) :] = False
+    if not counted.any():
+        raise BookError(f"no token occurs {min_count} times; lower min_count")
+    ids = torch.from_numpy(np.flatnonzero(counted)).to(model.device)
+    rows = torch.eye(model.W_out.shape[0], device=model.device) if sae is None else sae.W_dec
+    parts = []
+    for part in units.split(max(1, _WEIGHTS // model.cfg.d_vocab)):
+        weights = logit_matrix(model, rows[part])[:, ids]
+        weights -= weights.quantile(0.5, dim=1, keepdim=True)
+        top, bottom = (weights.topk(min(k, len(ids)), dim=1, largest=largest) for largest in (True, False))
+        low, high = bottom.values[:, :1], top.values[:, :1]
+        bins = ((weights - low) / (high - low).clamp_min(1e-30) * n_bins).long().clamp(0, n_bins - 1)
+        bins += n_bins * torch.arange(len(part), device=bins.device)[:, None]
+        histogram = bins.flatten().bincount(minlength=n_bins * len(part)).view(-1, n_bins)
+        parts.append((ids[top.indices], top.values, ids[bottom.indices], bottom.values, histogram))
+    return LogitEffects(*(torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)))
+
+
+def _log_likelihood(
+    model: OneLayerTransformer, resid_mid: Float[Tensor, "place d_model"], x: Float[Tensor, "place d_mlp"], targets: Int[Tensor, " place"]
+) -> Float[Tensor, " place"]:
+    """Log-likelihood of one token at each place, in nats."""
+    return -F.cross_entropy(model.finish(resid_mid[None], x[None])[0], targets, reduction="none")
+
+
+def _effects(
+    model: OneLayerTransformer, sae: SparseAutoencoder | None, tokens: Int[Tensor, "context pos"], feature: int
+) -> tuple[Float32[np.ndarray, "context pos"], Float32[np.ndarray, "context pos"]]:
+    """The feature's activations, and the effects of taking it off."""
+    _check_text(model, sae, tokens)
+    acts = neuron_activations(model, tokens, [feature]) if sae is None else activations_of(model, sae, tokens, [feature])
+    context, pos = np.nonzero(acts[..., 0] > 0)
+    effects = np.zeros(tuple(tokens.shape), np.float32)
+    effects[context, pos] = place_effects(model, sae, tokens, np.full(len(pos), feature), context, pos)
+    return acts[..., 0], effects
+
+
+def _check_text(model: OneLayerTransformer, sae: SparseAutoencoder | None, tokens: Int[Tensor, "context pos"]) -> None:
+    if sae is not None:
+        check_fits(model, sae)
+    if tokens.shape[0] < 1 or tokens.shape[1] < 2:
+        raise BookError(f"tokens of shape {tuple(tokens.shape)} predict nothing; give at least one context of at least 2 tokens")
+
+
+def _ratio(totals: Float[np.ndarray, "draw 4"]) -> Float[np.ndarray, " draw"]:
+    """-(mean change in the class) / |mean change of the others|, from summed effects and counts of both."""
+    inside, n_inside, other, n_other = totals.T
+    return -(inside / n_inside) / np.abs(other / n_other)

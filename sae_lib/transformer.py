@@ -69,8 +69,8 @@ class PosEmbed(nn.Module):
         super().__init__()
         self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "pos d_model"]:
-        return self.W_pos[: tokens.shape[1]]
+    def forward(self, tokens: Int[Tensor, "batch pos"], start: int = 0) -> Float[Tensor, "pos d_model"]:
+        return self.W_pos[start : start + tokens.shape[1]]
 
 
 class LayerNorm(nn.Module):
@@ -84,6 +84,26 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return self.hook_normalized(F.layer_norm(x, x.shape[-1:], self.w, self.b, eps=1e-5))
+
+
+class KeyValueCache:
+    """Keys and values of the tokens that were already read, so that a model that writes reads each token once."""
+
+    def __init__(self) -> None:
+        self.k: Float[Tensor, "batch head pos d_head"] | None = None
+        self.v: Float[Tensor, "batch head pos d_head"] | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.k is None else self.k.shape[2]
+
+    def extend(
+        self, k: Float[Tensor, "batch head pos d_head"], v: Float[Tensor, "batch head pos d_head"]
+    ) -> tuple[Float[Tensor, "batch head key d_head"], Float[Tensor, "batch head key d_head"]]:
+        """Append new positions; returns all of them, old and new."""
+        if self.k is not None:
+            k, v = torch.cat([self.k, k], 2), torch.cat([self.v, v], 2)
+        self.k, self.v = k, v
+        return k, v
 
 
 class Attention(nn.Module):
@@ -102,7 +122,7 @@ class Attention(nn.Module):
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
         self.hook_q, self.hook_k, self.hook_v, self.hook_z = HookPoint(), HookPoint(), HookPoint(), HookPoint()
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"], cache: KeyValueCache | None = None) -> Float[Tensor, "batch pos d_model"]:
         def heads(weight: Tensor, bias: Tensor) -> Float[Tensor, "batch pos head d_head"]:
             n_heads, _, d_head = weight.shape
             # One product for all heads: [d_model, head * d_head].
@@ -112,23 +132,30 @@ class Attention(nn.Module):
         q = self.hook_q(heads(self.W_Q, self.b_Q))
         k = self.hook_k(heads(self.W_K, self.b_K))
         v = self.hook_v(heads(self.W_V, self.b_V))
-        z = self.hook_z(attend(*(heads.transpose(1, 2) for heads in (q, k, v))).transpose(1, 2))
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        z = self.hook_z(attend(q, k, v).transpose(1, 2))
         return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
 
 
 def attend(
-    q: Float[Tensor, "batch head pos d_head"], k: Float[Tensor, "batch head pos d_head"], v: Float[Tensor, "batch head pos d_head"]
+    q: Float[Tensor, "batch head pos d_head"], k: Float[Tensor, "batch head key d_head"], v: Float[Tensor, "batch head key d_head"]
 ) -> Float[Tensor, "batch head pos d_head"]:
     """What each position takes from itself and those before it.
 
         z = softmax(q @ k.T / sqrt(d_head), with later positions left out) @ v
 
+    The queries are those of the last positions, where there are more keys than queries.
     PyTorch's fused function does it, but for training on a processor, where its backward pass takes longer than all else.
     """
+    n_q, n_k = q.shape[-2], k.shape[-2]
+    if n_q != n_k:
+        earlier = torch.ones(n_q, n_k, dtype=torch.bool, device=q.device).tril(n_k - n_q)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=earlier)
     if q.device.type != "cpu" or not (q.requires_grad and torch.is_grad_enabled()):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    n = q.shape[-2]
-    later = torch.full((n, n), -math.inf, dtype=q.dtype).triu(1)
+    later = torch.full((n_q, n_q), -math.inf, dtype=q.dtype).triu(1)
     with torch.autocast("cpu", enabled=False):
         scores = torch.baddbmm(later, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
         return (torch.softmax(scores, -1) @ v.flatten(0, 1)).view_as(q)
@@ -226,11 +253,14 @@ class OneLayerTransformer(HookedRootModule):
         """Where the weights are."""
         return self.embed.W_E.device
 
-    def begin(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_mlp"]]:
+    def begin(
+        self, tokens: Int[Tensor, "batch pos"], cache: KeyValueCache | None = None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_mlp"]]:
         """Run the model up to its MLP activations.
 
         Args:
             tokens: token ids, at most `n_ctx` a row.
+            cache: of the tokens before these, which it is told of as well; None if these are the first.
 
         Returns:
             The residual stream between attention and MLP, and the non-negative activations at `HOOK`.
@@ -238,13 +268,14 @@ class OneLayerTransformer(HookedRootModule):
         Raises:
             BookError: the rows are longer than the context or hold an id outside the vocabulary.
         """
-        if tokens.shape[1] > self.cfg.n_ctx:
-            raise BookError(f"a context of {tokens.shape[1]} tokens is longer than the model's {self.cfg.n_ctx}; cut it")
+        start = 0 if cache is None else len(cache)
+        if start + tokens.shape[1] > self.cfg.n_ctx:
+            raise BookError(f"a context of {start + tokens.shape[1]} tokens is longer than the model's {self.cfg.n_ctx}; cut it")
         if tokens.device.type == "cpu" and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.cfg.d_vocab:
             raise BookError(f"token ids must lie in 0..{self.cfg.d_vocab - 1}; these come from another tokenizer")
         block = self.blocks[0]
-        resid_pre = block.hook_resid_pre(self.hook_embed(self.embed(tokens)) + self.hook_pos_embed(self.pos_embed(tokens)))
-        attn_out = block.hook_attn_out(block.attn(block.ln1(resid_pre)))
+        resid_pre = block.hook_resid_pre(self.hook_embed(self.embed(tokens)) + self.hook_pos_embed(self.pos_embed(tokens, start)))
+        attn_out = block.hook_attn_out(block.attn(block.ln1(resid_pre), cache))
         resid_mid = block.hook_resid_mid(resid_pre + attn_out)
         return resid_mid, block.mlp.up(block.ln2(resid_mid))
 
