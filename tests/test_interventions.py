@@ -173,9 +173,8 @@ def test_ablation_by_class_of_a_dead_feature_is_nan(model, sae, tokens):
 def test_a_cache_changes_no_activation(model, tokens):
     whole = model.begin(tokens)
     for cuts in ([1] * 6, [4, 1, 1], [2, 3, 1]):
-        cache, parts = KeyValueCache(), []
-        for part in tokens.split(cuts, dim=1):
-            parts.append(model.begin(part, cache))
+        cache = KeyValueCache()
+        parts = [model.begin(part, cache) for part in tokens.split(cuts, dim=1)]
         assert len(cache) == 6
         for i in range(2):
             assert torch.allclose(torch.cat([part[i] for part in parts], 1), whole[i], atol=1e-5)
