@@ -275,14 +275,14 @@ def steer(
 @torch.inference_mode()
 def sample(
     model: OneLayerTransformer,
-    prompt: Sequence[int] | Int[Tensor, " pos"],
+    prompt: Sequence[int] | Int[Tensor, " prompt"],
     n_samples: int = 200,
     n_tokens: int = 50,
     sae: SparseAutoencoder | None = None,
     pinned: Mapping[int, float] | None = None,
     temperature: float = 1.0,
     seed: int = 0,
-) -> Int64[np.ndarray, "sample pos"]:
+) -> Int64[np.ndarray, "sample written"]:
     """Continuations of a prompt, while features are held at given activations at every position.
 
         next token ~ softmax(logits(x') / temperature),   x' as in `clamp`
