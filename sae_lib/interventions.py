@@ -191,8 +191,8 @@ def ablation_by_class(
     sae: SparseAutoencoder | None,
     tokens: Int[Tensor, "context pos"],
     feature: int,
-    in_class: Bool[np.ndarray, "context pos"],
-    document: Int[np.ndarray, "context pos"],
+    in_class: Bool[np.ndarray, "..."],
+    document: Int[np.ndarray, "..."],
     n_intervals: int = 11,
     seed: int = 0,
 ) -> Ablation:

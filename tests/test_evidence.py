@@ -110,7 +110,7 @@ def test_top_examples_are_those_of_the_whole_matrix(model, sae, tokens, table, i
         top, n = found.top.of(unit), len(expected)
         assert top.context[:n].tolist() == expected["context"].tolist()
         assert top.pos[:n].tolist() == expected["pos"].tolist()
-        assert np.allclose(top.act[:n], expected["activation"], atol=1e-6)
+        assert np.allclose(top.act[:n], expected["activation"].astype(float), atol=1e-6)
         assert (top.context[n:] == -1).all()
 
 
