@@ -2,7 +2,8 @@
 
 Two passes over the tokens. The first finds how often each unit fires, its maximum, its strongest tokens and how it goes
 with the neurons; the second, which knows the maxima, fills histograms and draws examples from equal intervals. A *unit*
-is a feature of the dictionary, or a neuron where no dictionary is given. What is kept does not grow with the tokens.
+is a feature of the dictionary, or a neuron where no dictionary is given. Activations are only ever held for a batch of
+tokens, and those above zero for the second pass while they are few, so that the model need not run again.
 
 Source: Bricken et al. 2023, "Feature visualisation" and the interface published beside the paper.
 """
@@ -37,6 +38,8 @@ _BOTTOM_SAMPLE = 1_024
 """Tokens that the bottom examples are drawn from."""
 _SPARSE_BELOW = 0.02
 """Share of non-zero activations under which a sparse product is the faster one on a CPU."""
+_LISTED = 2**27
+"""Activations above zero that are kept between the passes, at most (8 bytes each); where more fire, the model runs twice."""
 _PLACES = 2_048
 """Places that are computed at once; the logits there are some dozens of megabytes."""
 
@@ -185,16 +188,17 @@ def gather(
     columns = None if chosen is None else torch.from_numpy(units).to(model.device)
     width = max(len(units), 8 * model.W_out.shape[0])
     batches = list(context_batches(tokens, width))
-    bar = tqdm(total=2 * tokens.numel(), desc=_kind(sae) + "s", unit=" tokens", unit_scale=True, disable=not progress)
-    first = _FirstPass(model, units, n_top, neighbours)
-    for batch in _batches(model, sae, tokens, columns, batches):
-        first.add(*batch)
-        bar.update(len(batch[2]))
+    first, listed, room = _FirstPass(model, units, n_top, neighbours), [], _LISTED
+    with tqdm(total=tokens.numel(), desc=_kind(sae) + "s", unit=" tokens", unit_scale=True, disable=not progress) as bar:
+        for start, x, acts, active in _batches(model, sae, tokens, columns, batches):
+            first.add(start, x, acts, active)
+            room -= active.nnz
+            listed = [*listed, (start, active)] if room >= 0 else []
+            bar.update(len(acts))
+    again = listed if room >= 0 else ((start, active) for start, _, _, active in _batches(model, sae, tokens, columns, batches))
     second = _SecondPass(first.maximum, units, tokens.numel(), n_each, seed)
-    for batch in _batches(model, sae, tokens, columns, batches):
-        second.add(*batch)
-        bar.update(len(batch[2]))
-    bar.close()
+    for start, active in again:
+        second.add(start, active)
 
     n_pos, itself = tokens.shape[1], units if sae is None else None
     return Evidence(
@@ -502,14 +506,14 @@ class _SecondPass:
         self.sample = np.sort(rng.choice(n_tokens, min(n_tokens, _BOTTOM_SAMPLE), replace=False))
         self.silent = np.zeros((len(self.sample), len(units)), bool)
 
-    def add(self, start: int, x: Float[Tensor, "token d_mlp"], acts: Float[Tensor, "token unit"], active: csr_matrix) -> None:
+    def add(self, start: int, active: csr_matrix) -> None:
         unit = np.repeat(np.arange(len(self.maximum)), np.diff(active.indptr))
         token, share = start + active.indices.astype(np.int64), active.data / self.maximum[unit]
         bins = unit * N_BINS + _interval(share, N_BINS)
         self.histogram += np.bincount(bins, minlength=self.histogram.size).reshape(self.histogram.shape)
         self.intervals.add(unit * N_INTERVALS + _interval(share, N_INTERVALS), _uniform(self.salt[unit], token), token, active.data)
-        first, last = np.searchsorted(self.sample, [start, start + len(acts)])
-        self.silent[first:last] = (acts[torch.from_numpy(self.sample[first:last] - start).to(acts.device)] <= 0).cpu().numpy()
+        first, last = np.searchsorted(self.sample, [start, start + active.shape[1]])
+        self.silent[first:last] = (active[:, self.sample[first:last] - start].toarray() == 0).T
 
     def bottom(self, n_each: int) -> tuple[Int64[np.ndarray, "unit n"], Float32[np.ndarray, "unit n"]]:
         """Tokens of the sample on which each unit is silent, those with the smallest keys, and activations of 0."""
