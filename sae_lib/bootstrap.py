@@ -101,7 +101,7 @@ def interval(
 
 def ratio(
     numerator: Shaped[np.ndarray, "*tokens"],
-    denominator: Shaped[np.ndarray, "*tokens"],
+    denominator: Shaped[np.ndarray, "..."],
     document: Int[np.ndarray, "*tokens"],
     n: int = 1_000,
     level: float = 0.95,
@@ -129,7 +129,7 @@ def ratio(
 
 
 def moments(
-    x: Shaped[np.ndarray, "*tokens"], y: Shaped[np.ndarray, "*tokens"], document: Int[np.ndarray, "*tokens"]
+    x: Shaped[np.ndarray, "*tokens"], y: Shaped[np.ndarray, "..."], document: Int[np.ndarray, "*tokens"]
 ) -> Float64[np.ndarray, "document 6"]:
     """What `pearson` needs of two values of each token: sums of 1, x, y, x², y² and xy within each document.
 
