@@ -27,7 +27,7 @@ def test_other_bad_input():
         bootstrap.sums(np.zeros(0, dtype=int), np.zeros(0))
     with pytest.raises(BookError, match="draws of 0 documents"):
         bootstrap.draws(0)
-    with pytest.raises(BookError, match="level 95.0"):
+    with pytest.raises(BookError, match=r"level 95\.0"):
         bootstrap.interval(lambda totals: totals[:, 0], np.ones((2, 1)), level=95.0)
     with pytest.raises(BookError, match="cannot be divided"):
         bootstrap.ratio(np.ones(2), np.ones(3), np.zeros(2, dtype=int))
