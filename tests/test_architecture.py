@@ -17,7 +17,7 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
-    {"bootstrap", "metrics", "proxies", "features", "truth", "splitting", "universality", "planted"},
+    {"bootstrap", "metrics", "proxies", "features", "truth", "splitting", "universality", "planted", "projection"},
     {"viz", "page", "scorecard", "cards", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
