@@ -3,7 +3,7 @@
 1. Read the chapters from `_toc.yml`; a missing one, or one that does not declare a parameter it is given, stops the build at once.
 2. Execute each with papermill into `_site/chapters/`. A parameter equal to the chapter's own default is not passed, so that the page shows
    the chapter as it stands in the repository.
-3. Copy `_config.yml`, `_toc.yml` and `book/` beside them, and render with warnings as errors.
+3. Copy `_config.yml`, `_toc.yml` and `book/` beside them, write the score for the first page, and render with warnings as errors.
 """
 
 import ast
@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_lib.errors import BookError
+from sae_lib.scorecard import summary
 from sae_lib.storage import project_root
 
 SITE = "_site"
 """Folder of the executed chapters and of the rendered book, below the project."""
+
+SUMMARY = "summary.txt"
+"""Written beside the pages when the book is built: the score of the reference run in one line, for the first page."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -206,6 +210,8 @@ def render(root: Path, site: Path) -> Path:
     for stale in ("book", "_build"):
         shutil.rmtree(site / stale, ignore_errors=True)
     shutil.copytree(root / "book", site / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    # Not a page of its own: the first page includes it, and Sphinx warns of Markdown that no contents list.
+    (site / "book" / SUMMARY).write_text(summary(), encoding="utf-8")
     program = Path(sys.executable).with_name("jupyter-book")
     if not program.is_file():
         raise BookError("jupyter-book is not installed beside this Python: run `make book`, which installs what the book needs")

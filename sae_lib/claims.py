@@ -321,6 +321,9 @@ _LEDGER = (
         f"{_TM}, how much of the model the interpretation explains",
         "A/0, A/1, A/2 at one L1 coefficient",
         "strictly increasing, A/2 at least 3 points above A/1",
+        holds=(Band("recovered_a1 - recovered_a0", ABOVE_ZERO), Band("recovered_a2 - recovered_a1", 0.03)),
+        partly=(Band("recovered_a1 - recovered_a0", ABOVE_ZERO), Band("recovered_a2 - recovered_a1", ABOVE_ZERO)),
+        numbers={"recovered_a1": 0.79},
     ),
     Claim(
         18,
@@ -369,6 +372,10 @@ _LEDGER = (
         f"{_TM}, appendix: feature density",
         "logistic fit on the three coordinates",
         "accuracy above 0.95, against density alone",
+        holds=(Band("accuracy", 0.95), Band("accuracy - accuracy_density", ABOVE_ZERO)),
+        partly=(Band("accuracy - accuracy_density", ABOVE_ZERO),),
+        # As for claim 20 the cut must be the paper's kind of cut, and there must be features on either side of it (departure D34).
+        testable=(Band("cut", None, 1e-5), Band("ultralow", 20), Band("ordinary", 20)),
     ),
     Claim(
         22,
@@ -401,6 +408,7 @@ _LEDGER = (
         f"{_TM}, sparse autoencoder setup",
         "with and without, 3 seeds",
         "mean loss lower by more than 1 standard error",
+        holds=(Band("gain - standard_error", ABOVE_ZERO), Band("gain", ABOVE_ZERO)),
     ),
     Claim(
         25,
@@ -591,6 +599,10 @@ _LEDGER = (
         f"{_TM}, appendix: shuffled weights",
         "same top token in all 20 top examples, A/1 against shuffled",
         "shuffled share at least 1.5 times that of A/1",
+        holds=(Band("share_shuffled - needed", 0), Band("share_shuffled - share_a1", ABOVE_ZERO)),
+        partly=(Band("share_shuffled - share_a1", ABOVE_ZERO),),
+        # There is no dictionary on the shuffled model at scales that train everything anew.
+        testable=(Band("features_shuffled", 20), Band("features_a1", 20)),
     ),
     # E. Structure
     Claim(

@@ -5,18 +5,21 @@ Every function that runs the model does so a few contexts at a time, so memory d
 Source: Bricken et al. 2023, "How much of the model does our interpretation explain?" and "Feature density histograms".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
+from sae_lib import bootstrap
 from sae_lib.errors import BookError
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
+
+Loss = float | Float[np.ndarray, " draw"]
 
 ULTRALOW_FIRINGS = 100
 """The paper's cut for ultralow features, 1e-6 on its 100 million tokens, is this many firings."""
@@ -50,6 +53,25 @@ class Evaluation(NamedTuple):
     """Share of the tokens on which each feature fires (float64, on the CPU)."""
     n_tokens: int
     """Tokens that were measured."""
+    intervals: Mapping[str, tuple[float, float]] = {}
+    """95% intervals over documents, by the name of the field; empty where no documents were named."""
+
+
+class TokenCosts(NamedTuple):
+    """What each token contributes to an `Evaluation`; losses stand at the token that is read, and are 0 at a context's last."""
+
+    n_active: Int64[np.ndarray, "context pos"]
+    """Features that fire."""
+    error: Float32[np.ndarray, "context pos"]
+    """Squared error, summed over the elements of x."""
+    variance: Float32[np.ndarray, "context pos"]
+    """Squared distance of x to the mean of x, summed over its elements."""
+    losses: Float32[np.ndarray, "arm context pos"]
+    """Loss of predicting the next token, in nats: untouched, with x_hat, with zeros, with the mean of x."""
+    fired: Int64[np.ndarray, " d_sae"]
+    """Tokens on which each feature fires."""
+    d_in: int
+    """Elements of x."""
 
 
 def l0(feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, ""]:
@@ -175,8 +197,129 @@ def ultralow_share(density: Float[Tensor, " d_sae"], n_tokens: int, firings: int
     return float(((density > 0) & below).double().mean())
 
 
-def loss_recovered(loss_clean: float, loss_spliced: float, loss_ablated: float) -> float:
-    """How much of what an ablation costs the reconstruction keeps.
+@torch.inference_mode()
+def firings(model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tensor, "context pos"]) -> Int64[np.ndarray, " d_sae"]:
+    """On how many tokens each feature fires, counted a few contexts at a time.
+
+    Args:
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary.
+        tokens: token ids.
+
+    Raises:
+        BookError: there are no tokens, or the dictionary reads another width than the model's MLP.
+
+    Source: Bricken et al. 2023, "Feature density histograms".
+    """
+    check_fits(model, sae)
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.int64, device=model.device)
+    for rows in context_batches(tokens, sae.cfg.d_sae):
+        fired += (sae.encode(model.begin(tokens[rows].to(model.device))[1]) > 0).sum((0, 1))
+    return fired.cpu().numpy()
+
+
+def coordinates(sae: SparseAutoencoder, density: Float[np.ndarray, " d_sae"]) -> pd.DataFrame:
+    """The three numbers by which the paper tells ultralow features from the others.
+
+    Args:
+        sae: the dictionary.
+        density: share of tokens per feature, in [0, 1].
+
+    Returns:
+        One row a feature, by its number: `log10_density` (-inf if it never fired), `b_enc` (activation units) and `product`,
+        the inner product of its encoder and decoder vectors.
+
+    Source: Bricken et al. 2023, "The Ultralow Density Cluster".
+    """
+    product = (sae.W_enc.T * sae.W_dec).sum(1)
+    with np.errstate(divide="ignore"):
+        logs = np.log10(density)
+    columns = {"log10_density": logs, "b_enc": sae.b_enc.detach().cpu().numpy(), "product": product.detach().cpu().numpy()}
+    return pd.DataFrame(columns)
+
+
+def separation(points: pd.DataFrame, inside: Bool[np.ndarray, " feature"], n_folds: int = 5) -> float:
+    """How well a logistic fit on some coordinates tells the features inside a cluster from those outside.
+
+        (share of the inside called inside + share of the outside called outside) / 2
+
+    Each fold of the features is judged by a fit on the others, with both groups given the same weight.
+
+    Args:
+        points: coordinates, one row a feature, all finite.
+        inside: which features belong to the cluster.
+        n_folds: folds; each group needs as many features.
+
+    Returns:
+        A balanced accuracy in [0, 1]; 0.5 is as good as a coin.
+
+    Raises:
+        BookError: a group has fewer features than there are folds.
+
+    Source: Bricken et al. 2023, "The Ultralow Density Cluster" (the coordinates).
+    Differs: the paper shows a plot and fits nothing.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    counts = int(inside.sum()), int((~inside).sum())
+    if min(counts) < n_folds:
+        raise BookError(f"{counts[0]} features inside and {counts[1]} outside cannot be cut into {n_folds} folds; look at more features")
+    fit = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
+    return float(cross_val_score(fit, points.to_numpy(), inside, cv=folds, scoring="balanced_accuracy").mean())
+
+
+@torch.inference_mode()
+def top_tokens(
+    model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tensor, "context pos"], n: int = 20
+) -> Int[Tensor, "feature n"]:
+    """The token at the peak of each feature, in the contexts where the feature is strongest.
+
+    Args:
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary.
+        tokens: token ids, at least n contexts.
+        n: contexts a feature.
+
+    Returns:
+        Token ids, strongest context first; -1 where the feature fires in fewer contexts.
+
+    Raises:
+        BookError: there are fewer contexts than asked for, or the dictionary reads another width than the model's MLP.
+
+    Source: Bricken et al. 2023, appendix on the shuffled weights (the top group's 20 examples).
+    Differs: one example a context.
+    """
+    check_fits(model, sae)
+    if len(tokens) < n:
+        raise BookError(f"{n} examples of a feature come from as many contexts, and there are {len(tokens)}; give more tokens")
+    strongest = torch.zeros(n, sae.cfg.d_sae, device=model.device)
+    found = torch.full((n, sae.cfg.d_sae), -1, device=model.device)
+    for rows in context_batches(tokens, sae.cfg.d_sae):
+        batch = tokens[rows].to(model.device)
+        peak, pos = sae.encode(model.begin(batch)[1]).max(1)
+        peak, token = torch.cat([strongest, peak]), torch.cat([found, batch.gather(1, pos)])
+        strongest, order = peak.topk(n, dim=0)
+        found = token.gather(0, order).masked_fill(strongest <= 0, -1)
+    return found.T.cpu()
+
+
+def single_token(top: Int[Tensor, "feature n"]) -> Bool[np.ndarray, " feature"]:
+    """Which features have the same token at the peak of all their top examples.
+
+    Args:
+        top: of `top_tokens`; only features with all n examples should be asked about.
+
+    Source: Bricken et al. 2023, appendix on the shuffled weights (the same top token in all 20 examples).
+    """
+    return ((top == top[:, :1]) & (top >= 0)).all(1).numpy()
+
+
+def loss_recovered(loss_clean: Loss, loss_spliced: Loss, loss_ablated: Loss) -> Loss:
+    """How much of what an ablation costs the reconstruction keeps; of one measurement or of many.
 
         (loss_ablated - loss_spliced) / (loss_ablated - loss_clean)
 
@@ -190,26 +333,25 @@ def loss_recovered(loss_clean: float, loss_spliced: float, loss_ablated: float) 
 
     Source: Bricken et al. 2023, "How much of the model does our interpretation explain?".
     """
-    gap = loss_ablated - loss_clean
-    return (loss_ablated - loss_spliced) / gap if gap else float("nan")
+    gap = np.asarray(loss_ablated - loss_clean)
+    return np.divide(loss_ablated - loss_spliced, gap, out=np.full(gap.shape, np.nan), where=gap != 0)[()]
 
 
-@torch.inference_mode()
 def evaluate(
     model: OneLayerTransformer,
     sae: SparseAutoencoder,
     tokens: Int[Tensor, "context pos"],
     batch_contexts: int | None = None,
+    document: Int[np.ndarray, "context pos"] | None = None,
 ) -> Evaluation:
     """Measure a dictionary on tokens: sparsity, reconstruction, and the model's loss with it spliced in.
-
-    Four forward passes share one beginning: untouched, with x_hat for x, with zeros for x, with the mean of x for x.
 
     Args:
         model: the model whose MLP activations the dictionary reads.
         sae: the dictionary.
         tokens: token ids, at least 2 a context.
         batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+        document: which document each token belongs to; with it come intervals over documents.
 
     Returns:
         An `Evaluation`; losses are means over predicted tokens, all else over all tokens.
@@ -219,45 +361,154 @@ def evaluate(
 
     Source: Bricken et al. 2023, "How much of the model does our interpretation explain?".
     Differs: measured on the tokens given (the book gives held-out ones, the paper used training data);
-    mean ablation is added beside the paper's zero ablation.
+    mean ablation is added beside the paper's zero ablation, and intervals over documents.
+    """
+    costs = token_costs(model, sae, tokens, batch_contexts)
+    density = torch.from_numpy(costs.fired).double() / tokens.numel()
+    everything = np.zeros(costs.error.shape, dtype=np.int64)
+    measured = {name: float(value[0]) for name, value in _measures(_sums(costs, everything), costs.d_in).items()}
+    return Evaluation(
+        **measured, density=density, n_tokens=tokens.numel(), intervals={} if document is None else intervals(costs, document)
+    )
+
+
+@torch.inference_mode()
+def token_costs(
+    model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tensor, "context pos"], batch_contexts: int | None = None
+) -> TokenCosts:
+    """What `evaluate` averages, token by token, so that it can be averaged over kinds of token and over documents.
+
+    Four forward passes share one beginning: untouched, with x_hat for x, with zeros for x, with the mean of x for x.
+
+    Args:
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary.
+        tokens: token ids, at least 2 a context.
+        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+
+    Raises:
+        BookError: as `evaluate`.
+
+    Source: Bricken et al. 2023, "How much of the model does our interpretation explain?".
     """
     check_fits(model, sae)
     if tokens.shape[1] < 2:
         raise BookError("the loss needs contexts of at least 2 tokens; give longer contexts")
     # Logits, their log-softmax and copies are alive at once: a quarter of a batch each.
     width = 4 * max(sae.W_dec.shape[0], model.W_U.shape[1])
-    mean, n_tokens = _mean_activation(model, tokens, batch_contexts, width), tokens.numel()
-
-    losses = torch.zeros(4, dtype=torch.float64, device=model.device)
-    fired = torch.zeros(sae.W_dec.shape[0], dtype=torch.float64, device=model.device)
-    error = torch.zeros((), dtype=torch.float64, device=model.device)
-    variance = torch.zeros((), dtype=torch.float64, device=model.device)
+    mean = _mean_activation(model, tokens, batch_contexts, width)
+    n_active = np.zeros(tokens.shape, dtype=np.int64)
+    error, variance = (np.zeros(tokens.shape, dtype=np.float32) for _ in range(2))
+    losses = np.zeros((4, *tokens.shape), dtype=np.float32)
+    fired = torch.zeros(sae.W_dec.shape[0], dtype=torch.int64, device=model.device)
     for rows in context_batches(tokens, width, batch_contexts):
         batch = tokens[rows].to(model.device)
         resid_mid, x = model.begin(batch)
         feature_acts = sae.encode(x)
         x_hat = sae.decode(feature_acts)
-        fired += (feature_acts > 0).flatten(0, 1).sum(0)
-        error += (x - x_hat).square().sum(dtype=torch.float64)
-        variance += (x - mean).square().sum(dtype=torch.float64)
+        active = feature_acts > 0
+        fired += active.flatten(0, 1).sum(0)
+        n_active[rows] = active.sum(-1).cpu()
+        error[rows] = (x - x_hat).square().sum(-1).cpu()
+        variance[rows] = (x - mean).square().sum(-1).cpu()
         for arm, replacement in enumerate((x, x_hat, torch.zeros_like(x), mean.expand_as(x))):
-            losses[arm] += model.token_loss(model.finish(resid_mid, replacement), batch).sum(dtype=torch.float64)
+            losses[arm, rows, :-1] = model.token_loss(model.finish(resid_mid, replacement), batch).cpu()
+    return TokenCosts(n_active, error, variance, losses, fired.cpu().numpy(), mean.numel())
 
-    clean, spliced, zero, mean_ablated = (losses / (n_tokens - tokens.shape[0])).tolist()
-    density = (fired / n_tokens).cpu()
-    return Evaluation(
-        l0=float(density.sum()),
-        mse=float(error) / (n_tokens * mean.numel()),
-        explained_variance=float(1 - error / variance),
-        loss_clean=clean,
-        loss_spliced=spliced,
-        loss_zero=zero,
-        loss_mean=mean_ablated,
-        loss_recovered=loss_recovered(clean, spliced, zero),
-        loss_recovered_mean=loss_recovered(clean, spliced, mean_ablated),
-        density=density,
-        n_tokens=n_tokens,
-    )
+
+def intervals(costs: TokenCosts, document: Int[np.ndarray, "..."], n: int = 1_000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """The 95% interval of each number of an `Evaluation`, over documents drawn anew.
+
+    Args:
+        costs: of `token_costs`.
+        document: which document each token belongs to.
+        n: draws.
+        seed: of the draws.
+
+    Raises:
+        BookError: the documents do not go with the tokens.
+
+    Source: ours (departure D33; the paper gives no intervals).
+    """
+    sums = _sums(costs, document)
+    names = list(_measures(sums, costs.d_in))
+    return {name: bootstrap.interval(lambda totals, name=name: _measures(totals, costs.d_in)[name], sums, n, seed=seed) for name in names}
+
+
+def by_kind(
+    costs: TokenCosts, kinds: Mapping[str, Bool[np.ndarray, "context pos"]], document: Int[np.ndarray, "context pos"]
+) -> pd.DataFrame:
+    """Where the error of a dictionary lies: the numbers of an `Evaluation` over the tokens of each kind.
+
+    Args:
+        costs: of `token_costs`.
+        kinds: which tokens are of a kind, by its name; kinds may overlap.
+        document: which document each token belongs to.
+
+    Returns:
+        One row a kind: `kind`, `tokens` (share of all), `error` (share of the whole squared error), `l0`,
+        `explained_variance`, `added` (loss with x_hat less the untouched loss, in nats a token), and `low` and `high`, the ends
+        of the 95% interval of `added`. A kind without tokens has nan.
+
+    Raises:
+        BookError: there is no kind, or its shape is not that of the tokens.
+
+    Source: ours.
+    """
+    if not kinds:
+        raise BookError("by_kind was given no kind of token; name one at least")
+    whole = costs.error.sum(dtype=np.float64)
+    rows = []
+    for name, chosen in kinds.items():
+        if chosen.shape != costs.error.shape or not chosen.any():
+            raise BookError(f"the kind {name!r} names {chosen.sum()} of {chosen.shape} tokens; {costs.error.shape} were measured")
+        sums = _sums(costs, document, chosen)
+        found = {key: float(value[0]) for key, value in _measures(sums.sum(0, keepdims=True), costs.d_in).items()}
+        low, high = bootstrap.interval(_added, sums)
+        rows.append(
+            {"kind": name, "tokens": chosen.mean(), "error": costs.error[chosen].sum(dtype=np.float64) / whole}
+            | {key: found[key] for key in ("l0", "explained_variance")}
+            | {"added": found["loss_spliced"] - found["loss_clean"], "low": low, "high": high}
+        )
+    return pd.DataFrame(rows)
+
+
+def _sums(
+    costs: TokenCosts, document: Int[np.ndarray, "..."], chosen: Bool[np.ndarray, "context pos"] | None = None
+) -> Float[np.ndarray, "document 9"]:
+    """Of each document: tokens, predictions, active features, squared error, variance, and the four losses; of all tokens or some."""
+    if document.shape != costs.error.shape:
+        raise BookError(
+            f"documents of {document.shape} tokens do not go with {costs.error.shape} measured ones; give those of the same contexts"
+        )
+    if chosen is None:
+        chosen = np.ones(costs.error.shape, dtype=bool)
+    predicted = np.broadcast_to(np.arange(chosen.shape[1]) < chosen.shape[1] - 1, chosen.shape)
+    columns = [np.ones(chosen.shape), predicted, costs.n_active, costs.error, costs.variance, *costs.losses]
+    return bootstrap.sums(document[chosen], np.stack([column[chosen] for column in columns], axis=-1))
+
+
+def _measures(totals: Float[np.ndarray, "draw 9"], d_in: int) -> dict[str, Float[np.ndarray, " draw"]]:
+    """The numbers of an `Evaluation` from the columns of `_sums`, added up."""
+    n, predicted, active, error, variance, *losses = totals.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        clean, spliced, zero, mean = (loss / predicted for loss in losses)
+        return {
+            "l0": active / n,
+            "mse": error / (n * d_in),
+            "explained_variance": 1 - error / variance,
+            "loss_clean": clean,
+            "loss_spliced": spliced,
+            "loss_zero": zero,
+            "loss_mean": mean,
+            "loss_recovered": loss_recovered(clean, spliced, zero),
+            "loss_recovered_mean": loss_recovered(clean, spliced, mean),
+        }
+
+
+def _added(totals: Float[np.ndarray, "draw 9"]) -> Float[np.ndarray, " draw"]:
+    """What the dictionary adds to the loss, from the columns of `_sums`."""
+    return (totals[:, 6] - totals[:, 5]) / totals[:, 1]
 
 
 def context_batches(tokens: Int[Tensor, "context pos"], width: int, batch_contexts: int | None = None) -> Iterator[slice]:

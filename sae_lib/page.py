@@ -122,18 +122,31 @@ def glue(name: str, text: Any) -> None:
 # Tables
 
 
-def table(rows: pd.DataFrame, caption: str = "", digits: int = 3) -> HTML:
+def table(rows: pd.DataFrame, caption: str = "", digits: int = 3, units: Mapping[str, str] | None = None) -> HTML:
     """A small table: every text escaped, numbers rounded and to the right.
+
+    In the book, a cell that is the address of a feature or a neuron, such as A/1/7, leads to its page in the browser.
 
     Args:
         rows: at most a few dozen rows; the first column names the row. The index is not shown.
         caption: what the table is; read aloud before it.
         digits: significant digits of numbers that are not whole.
+        units: of columns whose whole numbers are features or neurons, what they are of: `{"feature": "A/1"}`.
+
+    Raises:
+        BookError: the headings have several rows, or a column of `units` or a dictionary is not there.
     """
     if rows.columns.nlevels > 1:
         raise BookError("a table of the book has one row of headings; flatten the columns first")
-    cells = [[(_shown(value, digits), _is_number(value)) for value in row] for row in rows.itertuples(index=False, name=None)]
-    return _html_table([str(column) for column in rows.columns], cells, caption)
+    for column, name in (units or {}).items():
+        if column not in rows.columns or name not in _addressable():
+            raise BookError(
+                f"the column {column!r} cannot lead to {name!r}; name a column of the table and one of {', '.join(_addressable())}"
+            )
+    names = [(units or {}).get(column, "") for column in rows.columns]
+    records = rows.itertuples(index=False, name=None)
+    cells = [[(_linked(value, name, digits), _is_number(value)) for value, name in zip(row, names, strict=True)] for row in records]
+    return HTML(html_table([str(column) for column in rows.columns], cells, caption))
 
 
 def verdicts(
@@ -171,57 +184,12 @@ def verdicts(
                 (f"{claim.id}. {escape(claim.text)}<br><small>{escape(claim.criterion)}</small>", False),
                 (f"{escape(claim.paper)}<br><small>{escape(claim.source)}</small>", False),
                 ("this run is the reference" if _is_reference(lab) else _reference_cell(earlier), False),
-                (_values_cell(entry) + (f"<br><small>{escape(note)}</small>" if note else ""), False),
-                (f"{_verdict_word(entry['verdict'])}<br><small>{escape(entry['reason'])}</small>", False),
+                (values_cell(entry) + (f"<br><small>{escape(note)}</small>" if note else ""), False),
+                (f"{verdict_word(entry['verdict'])}<br><small>{escape(entry['reason'])}</small>", False),
             ]
         )
     headings = ["claim", "paper", "reference run", f"this run ({lab.scale.name})", "verdict"]
-    return _html_table(headings, cells, "What the paper claims and what was measured")
-
-
-# The scorecard
-
-
-def scorecard(lab: Any) -> HTML:
-    """Every claim that a chapter measures: claim, paper, reference run, this run if its results are kept, and the chapter.
-
-    Args:
-        lab: the `Lab` that `setup` gave; its scale says which stored results are this run's.
-
-    Returns:
-        One row a claim in the order of the ledger; numbers and verdicts are those that the chapters stored.
-    """
-    standings = [standing for standing in _standings(lab.scale.name) if standing["chapter"]]
-    own = _keeps(lab) and not _is_reference(lab)
-    rows = []
-    for standing in standings:
-        claim = standing["claim"]
-        cells = [f"{claim.id}. {escape(claim.text)}", escape(claim.paper), _standing_cell(claim, standing["reference"])]
-        cells += [_standing_cell(claim, standing["run"])] if own else []
-        rows.append([(text, False) for text in (*cells, _chapter_link(standing["chapter"], standing["title"]))])
-    headings = ["claim", "paper", "reference run", *([f"this run ({lab.scale.name})"] if own else []), "measured in"]
-    return _html_table(headings, rows, "Scorecard: every claim that a chapter measures")
-
-
-def verdict_counts(lab: Any) -> HTML:
-    """How many of the measured claims got each verdict, in the reference run and in this one if its results are kept."""
-    standings = [standing for standing in _standings(lab.scale.name) if standing["chapter"]]
-    runs = {"reference run": "reference"} | ({f"this run ({lab.scale.name})": "run"} if _keeps(lab) and not _is_reference(lab) else {})
-    rows = []
-    for heading, key in runs.items():
-        words = [(standing[key] or {}).get("verdict") for standing in standings]
-        counts = [words.count(word) for word in (*claims.VERDICTS, None)]
-        rows.append([(escape(heading), False), *((_shown(count), True) for count in (*counts, len(words)))])
-    headings = ["", *claims.VERDICTS, "no result stored", "together"]
-    return _html_table(headings, rows, "Verdicts")
-
-
-def not_measured() -> HTML:
-    """The claims of the ledger that no chapter measures yet."""
-    left = [standing["claim"] for standing in _standings(REFERENCE_SCALE) if not standing["chapter"]]
-    texts = [(f"{claim.id}. {escape(claim.text)}", escape(claims.PARTS[claim.part]), "not measured yet") for claim in left]
-    rows = [[(text, False) for text in row] for row in texts]
-    return _html_table(["claim", "part", "state"], rows, "Claims that no chapter measures yet")
+    return HTML(html_table(headings, cells, "What the paper claims and what was measured"))
 
 
 # Results
@@ -356,6 +324,9 @@ def _entry(number: int, measured: Any, undecided: str) -> dict:
     values = {name: _plain(value, name) for name, value in values.items()}
     primary = claim.holds[0].needs[0] if claim.holds else next(iter(values), None)
     interval = None if measured.interval is None else [_plain(end, f"the interval of claim {number}") for end in measured.interval]
+    if interval and None in interval:
+        # One document says nothing about others.
+        interval = None
     return {
         "claim": number,
         "value": values.get(primary),
@@ -441,11 +412,31 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _addressable() -> list[str]:
+    """Every dictionary and every model's neurons, as addresses begin."""
+    from sae_lib.scales import SCALES
+
+    dictionaries = dict.fromkeys(name for preset in SCALES.values() for name in preset.d_sae)
+    return [*dictionaries, *dict.fromkeys(f"{name[0]}/neurons" for name in dictionaries)]
+
+
+def _linked(value: Any, name: str, digits: int) -> str:
+    """A cell as a reader sees it, with a link where it is an address, or a number whose column says of what."""
+    text = shown(value, digits)
+    if os.environ.get(RENDERER) != "book":
+        return text
+    address = f"{name}/{value}" if name and isinstance(value, abstract.Integral) else value
+    parts = re.fullmatch(r"([A-Z]/\w+)/\d+", address) if isinstance(address, str) else None
+    if parts and parts.group(1) in _addressable():
+        return f'<a href="../book/browser.html#{escape(address)}">{text}</a>'
+    return text
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, abstract.Number | np.number) and not isinstance(value, bool | np.bool_)
 
 
-def _shown(value: Any, digits: int = 3) -> str:
+def shown(value: Any, digits: int = 3) -> str:
     """A value as a reader sees it, escaped."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
@@ -464,78 +455,48 @@ def _shown(value: Any, digits: int = 3) -> str:
     return f"{mantissa} × 10<sup>{int(power)}</sup>"
 
 
-def _values_cell(entry: Mapping[str, Any]) -> str:
-    parts = [f"{escape(name.replace('_', ' '))} {_shown(value)}" for name, value in entry["values"].items()]
+def values_cell(entry: Mapping[str, Any]) -> str:
+    """The values of a stored claim, its interval and its sample size, as HTML."""
+    parts = [f"{escape(name.replace('_', ' '))} {shown(value)}" for name, value in entry["values"].items()]
     interval = entry.get("interval")
     if interval:
-        parts.append(f"95% interval {_shown(interval[0])} to {_shown(interval[1])}")
+        parts.append(f"95% interval {shown(interval[0])} to {shown(interval[1])}")
     if entry.get("n") is not None:
-        parts.append(f"n {_shown(entry['n'])} {escape(entry.get('unit', ''))}".strip())
+        parts.append(f"n {shown(entry['n'])} {escape(entry.get('unit', ''))}".strip())
     return "<br>".join(parts)
 
 
 def _reference_cell(earlier: Mapping[str, Any] | None) -> str:
     if earlier is None:
         return "–"
-    return f"{_values_cell(earlier)}<br>{_verdict_word(earlier['verdict'])}"
+    return f"{values_cell(earlier)}<br>{verdict_word(earlier['verdict'])}"
 
 
-def _verdict_word(word: str) -> str:
+def verdict_word(word: str) -> str:
+    """A verdict with its mark, as HTML."""
     return f'<span aria-hidden="true">{_MARKS.get(word, "")}</span> <strong>{escape(word)}</strong>'
 
 
-def _standings(scale_name: str) -> list[dict]:
-    """For each claim of the ledger its chapter and title (empty if none) and the stored entries of both runs (None if none)."""
-    measured_in = _chapters_of_claims()
-    results = {
-        key: {chapter: stored(chapter, name) or {} for chapter, _ in measured_in.values()}
-        for key, name in (("reference", REFERENCE_SCALE), ("run", scale_name))
-    }
-    standings = []
-    for claim in claims.CLAIMS.values():
-        chapter, title = measured_in.get(claim.id, ("", ""))
-        found = {
-            key: next((entry for entry in kept.get(chapter, {}).get("claims", []) if entry["claim"] == claim.id), None)
-            for key, kept in results.items()
-        }
-        standings.append({"claim": claim, "chapter": chapter, "title": title} | found)
-    return standings
+def html_table(
+    headings: Iterable[str], rows: list[list[tuple[str, bool]]], caption: str, attributes: Iterable[Mapping[str, str]] = ()
+) -> str:
+    """A table as HTML.
 
-
-def _chapters_of_claims() -> dict[int, tuple[str, str]]:
-    """Name and title of the chapter that measures each claim, as the tables at the top of the chapters promise."""
-    found = {}
-    for path in sorted((storage.project_root() / "chapters").glob("[0-9][0-9]_*.ipynb")):
-        cells = storage.read_json(path).get("cells", [])
-        first, second = ("".join(cell.get("source", "")) for cell in (*cells[:2], {}, {})[:2])
-        title = re.search(r"^# (.+)$", first, re.MULTILINE)
-        for number in re.findall(r"\bC(\d+)\b", second):
-            found[int(number)] = (path.stem, title.group(1).strip() if title else path.stem)
-    return found
-
-
-def _chapter_link(chapter: str, title: str) -> str:
-    # The book's pages are HTML; in Jupyter the neighbour is a notebook.
-    ending = "html" if os.environ.get(RENDERER) == "book" else "ipynb"
-    return f'<a href="{escape(chapter)}.{ending}">{escape(chapter[:2])}. {escape(title)}</a>'
-
-
-def _standing_cell(claim: claims.Claim, entry: Mapping[str, Any] | None) -> str:
-    """What a run gave for a claim: the values that its criterion looks at, the verdict and the reason."""
-    if entry is None:
-        return "no result stored"
-    reason = f"<br><small>{escape(entry['reason'])}</small>" if entry.get("reason") else ""
-    values = _values_cell({**entry, "values": {name: entry["values"][name] for name in claim.needs if name in entry["values"]}})
-    return (f"{values}<br>" if values else "") + _verdict_word(entry["verdict"]) + reason
-
-
-def _html_table(headings: Iterable[str], rows: list[list[tuple[str, bool]]], caption: str) -> HTML:
-    """Cells come escaped, each with whether it stands to the right."""
+    Args:
+        headings: plain text.
+        rows: cells come escaped, each with whether it stands to the right.
+        caption: plain text.
+        attributes: for each row its `data-` attributes; none means that no row has any.
+    """
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    body = "".join("<tr>" + "".join(_cell(place, *cell) for place, cell in enumerate(row)) + "</tr>" for row in rows)
+    marks = ["".join(f' data-{name}="{escape(value)}"' for name, value in row.items()) for row in attributes] or [""] * len(rows)
+    body = "".join(
+        f"<tr{mark}>" + "".join(_cell(place, *cell) for place, cell in enumerate(row)) + "</tr>"
+        for mark, row in zip(marks, rows, strict=True)
+    )
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     label = escape(caption or "table")
-    return HTML(
+    return (
         f'<div class="sae-table" role="region" aria-label="{label}" tabindex="0" style="overflow-x:auto">'
         f'<table class="dataframe">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -17,8 +17,23 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
-    {"bootstrap", "metrics", "proxies", "features", "evidence", "interventions", "truth", "splitting", "universality", "planted"},
-    {"viz", "page", "cards", "exercises", "build", "cli"},
+    {
+        "bootstrap",
+        "metrics",
+        "proxies",
+        "features",
+        "evidence",
+        "interventions",
+        "interpret",
+        "rating",
+        "truth",
+        "splitting",
+        "universality",
+        "automata",
+        "planted",
+        "projection",
+    },
+    {"viz", "page", "scorecard", "browser", "cards", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 

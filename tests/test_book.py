@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from sae_lib.build import book_pages
-from sae_lib.claims import CLAIMS, VERDICTS
+from sae_lib.claims import CLAIMS, VERDICTS, verdict
 from sae_lib.scales import SCALES
+from sae_lib.scorecard import COUNTED
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "book").glob("*.md"))
@@ -40,12 +41,13 @@ RESULT = {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["claim", "verdict", "values"],
+                "required": ["claim", "value", "interval", "n", "unit", "verdict", "values"],
                 "properties": {
                     "claim": {"enum": list(CLAIMS)},
                     "value": NUMBER,
                     "interval": {"type": ["array", "null"], "items": NUMBER, "minItems": 2, "maxItems": 2},
                     "n": {"type": ["integer", "null"], "minimum": 0},
+                    "unit": {"type": "string"},
                     "verdict": {"enum": list(VERDICTS)},
                     "values": {"type": "object", "additionalProperties": NUMBER},
                 },
@@ -135,6 +137,20 @@ def test_a_claim_belongs_to_one_chapter():
 def test_the_table_at_the_top_names_the_claims_that_are_measured(path: Path):
     promised = {int(number) for number in re.findall(r"\bC(\d+)\b", nbformat.read(path, as_version=4).cells[1].source)}
     assert claims_measured(path) == promised
+
+
+def test_every_claim_of_the_counted_parts_is_measured_in_a_chapter():
+    measured = {claim for path in CHAPTERS for claim in claims_measured(path)}
+    assert not [row.id for row in CLAIMS.values() if row.part in COUNTED and row.id not in measured]
+    assert not [number for number in measured if not CLAIMS[number].holds], "a claim is measured that has no band"
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_stored_verdicts_follow_from_their_bands(path: Path):
+    for entry in json.loads(path.read_text())["claims"]:
+        values = {name: float("nan") if value is None else value for name, value in entry["values"].items()}
+        assert verdict(entry["claim"], values).word == entry["verdict"], f"claim {entry['claim']}"
+        assert entry["value"] == entry["values"][CLAIMS[entry["claim"]].holds[0].needs[0]]
 
 
 def test_departures_are_numbered_once_and_exist():

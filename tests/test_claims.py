@@ -8,7 +8,7 @@ from sae_lib import claims
 from sae_lib.claims import ABOVE_ZERO, Band, claim, verdict
 from sae_lib.errors import BookError
 
-MEASURED_NOW = (*range(1, 16), 16, 18, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 34, 35, 43, 44, 45, 46, 47)
+MEASURED_NOW = (*range(1, 32), 34, 35, 42, 43, 44, 45, 46, 47)
 
 # One set of values that meets the criterion, and one that meets the direction only (None: the ledger has no size to miss).
 CASES = {
@@ -43,12 +43,20 @@ CASES = {
         {"point_error": 0.3, "bump": 0.3, "bump_decayed": 0.0},
     ),
     16: ({"loss_recovered": 0.79, "l0": 14}, {"loss_recovered": 0.55, "l0": 40}),
+    17: (
+        {"recovered_a0": 0.6, "recovered_a1": 0.79, "recovered_a2": 0.85},
+        {"recovered_a0": 0.6, "recovered_a1": 0.79, "recovered_a2": 0.8},
+    ),
     18: ({"loss_recovered": 0.79, "l0": 14}, {"loss_recovered": 0.79, "l0": 25}),
     19: (
         {"dead_share": 0.04, "dead_share_none": 0.5, "dead_share_paper": 0.1},
         {"dead_share": 0.3, "dead_share_none": 0.5, "dead_share_paper": 0.3},
     ),
     20: ({"ultralow_share": 0.07, "cut": 1e-6}, {"ultralow_share": 0.01, "cut": 1e-6}),
+    21: (
+        {"accuracy": 0.97, "accuracy_density": 0.9, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
+        {"accuracy": 0.93, "accuracy_density": 0.9, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
+    ),
     22: (
         {"alive_paper": 30, "alive_naive": 20, "alive_none": 10, "loss_none": 2.0, "loss_paper": 1.5, "dead_share_none": 0.5},
         {"alive_paper": 30, "alive_naive": 40, "alive_none": 10, "loss_none": 2.0, "loss_paper": 2.5, "dead_share_none": 0.5},
@@ -57,6 +65,7 @@ CASES = {
         {"median_cosine": 0.7, "near_decoder_cosine": 0.6, "near_encoder_cosine": 0.4},
         {"median_cosine": 0.95, "near_decoder_cosine": 0.6, "near_encoder_cosine": 0.4},
     ),
+    24: ({"gain": 0.002, "standard_error": 0.001}, None),
     25: ({"log10_p5_a0": -4, "log10_p5_a1": -4.5, "log10_p5_a2": -5}, {"log10_p5_a0": -4, "log10_p5_a1": -5.5, "log10_p5_a2": -5}),
     26: ({"specificity": 0.8, "specificity_top_third": 0.98}, {"specificity": 0.3, "specificity_top_third": 0.7}),
     27: ({"rising_intervals": 9, "share_top": 0.9, "share_bottom": 0.2}, {"rising_intervals": 6, "share_top": 0.9, "share_bottom": 0.2}),
@@ -66,6 +75,10 @@ CASES = {
     31: ({"in_class_top": 0.2, "in_class_base": 0.01}, {"in_class_top": 0.02, "in_class_base": 0.01}),
     34: ({"neuron_pearson": 0.2, "feature_pearson": 0.8}, {"neuron_pearson": 0.7, "feature_pearson": 0.8}),
     35: ({"neurons_above": 27, "largest_squared_share": 0.2}, {"neurons_above": 5, "largest_squared_share": 0.2}),
+    42: (
+        {"share_shuffled": 0.3, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
+        {"share_shuffled": 0.12, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
+    ),
     43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
@@ -108,6 +121,9 @@ def test_direction_alone_is_partly_and_says_what_is_missing(number):
 def test_wrong_direction_fails():
     assert verdict(16, {"loss_recovered": 0.2, "l0": 14}).word == "fails"
     assert verdict(22, CASES[22][0] | {"alive_paper": 10}).word == "fails"
+    assert verdict(17, CASES[17][0] | {"recovered_a0": 0.8}).word == "fails"
+    assert verdict(24, {"gain": 0.001, "standard_error": 0.002}).word == "fails"
+    assert verdict(24, {"gain": -0.001, "standard_error": -0.002}).word == "fails"
     assert verdict(45, {"features_with_two_parents": 0}).word == "fails"
 
 
@@ -164,3 +180,10 @@ def test_resampling_and_the_ultralow_cluster_are_not_judged_where_they_cannot_sh
     assert verdict(22, CASES[22][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(19, CASES[19][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(20, CASES[20][0] | {"cut": 2e-4}).word == "not testable here"
+
+
+def test_the_shuffled_control_is_not_judged_where_it_has_no_dictionary():
+    word, reason = verdict(42, CASES[42][0] | {"share_shuffled": math.nan, "needed": math.nan, "features_shuffled": 0})
+    assert word == "not testable here"
+    assert "features shuffled at least 20" in reason
+    assert verdict(21, CASES[21][0] | {"cut": 3e-5}).word == "not testable here"

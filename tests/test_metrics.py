@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -164,3 +165,79 @@ def test_density_sums_to_l0():
     generator = np.random.default_rng(0)
     acts = torch.from_numpy(np.maximum(generator.normal(size=(50, 9)), 0))
     assert metrics.feature_density(acts).sum().item() == pytest.approx(metrics.l0(acts).item())
+
+
+def test_intervals_over_documents(model, tokens):
+    sae = SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=3)
+    document = np.repeat(np.arange(7), 6).reshape(7, 6)
+    assert metrics.evaluate(model, sae, tokens).intervals == {}
+    found = metrics.evaluate(model, sae, tokens, document=document)
+    assert set(found.intervals) == set(found._fields[:9])
+    assert all(low < getattr(found, name) < high for name, (low, high) in found.intervals.items())
+    costs = metrics.token_costs(model, sae, tokens)
+    # L0 is a mean of the contexts' own means here, so its spread over documents is known.
+    means = costs.n_active.mean(1)
+    low, high = found.intervals["l0"]
+    assert (high - low) / 2 == pytest.approx(1.96 * means.std() / np.sqrt(7), rel=0.2)
+    with pytest.raises(BookError, match="do not go with"):
+        metrics.intervals(costs, document[:3])
+
+
+def test_costs_of_kinds_add_up(model, tokens):
+    sae = SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=3)
+    document = np.repeat(np.arange(7), 6).reshape(7, 6)
+    costs, whole = metrics.token_costs(model, sae, tokens), metrics.evaluate(model, sae, tokens)
+    low = (tokens < 10).numpy()
+    table = metrics.by_kind(costs, {"all": low | ~low, "low": low, "high": ~low}, document).set_index("kind")
+    assert table.loc["all", "added"] == pytest.approx(whole.loss_spliced - whole.loss_clean)
+    assert table.loc["all", "explained_variance"] == pytest.approx(whole.explained_variance)
+    assert table.loc[["low", "high"], ["tokens", "error"]].sum().tolist() == pytest.approx([1, 1])
+    assert (table["tokens"] * table["l0"])[["low", "high"]].sum() == pytest.approx(whole.l0)
+    assert table.loc["low", "low"] <= table.loc["low", "added"] <= table.loc["low", "high"]
+    for kinds in ({}, {"none": low & ~low}):
+        with pytest.raises(BookError, match="kind"):
+            metrics.by_kind(costs, kinds, document)
+
+
+def test_firings_are_density(model, tokens):
+    sae = SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=3)
+    assert metrics.firings(model, sae, tokens).tolist() == (metrics.evaluate(model, sae, tokens).density * 42).round().tolist()
+    with pytest.raises(BookError, match="no tokens"):
+        metrics.firings(model, sae, tokens[:0])
+
+
+def test_coordinates_by_hand():
+    table = metrics.coordinates(dictionary(encoder=2.0), np.array([0.0] + [0.01] * (D_MLP - 1)))
+    assert table["product"].tolist() == [2.0] * D_MLP
+    assert table["b_enc"].tolist() == [0.0] * D_MLP
+    assert table["log10_density"][0] == -np.inf
+    assert table["log10_density"][1] == pytest.approx(-2)
+
+
+def test_separation():
+    rng = np.random.default_rng(0)
+    inside = np.arange(300) < 30
+    points = np.stack([rng.normal(size=300), inside * 6 + rng.normal(size=300) / 10], axis=1)
+    table = pd.DataFrame(points, columns=["noise", "signal"])
+    assert metrics.separation(table, inside) == 1
+    # Always saying no would be right nine times in ten; the balanced accuracy is not taken in.
+    assert 0.3 < metrics.separation(table[["noise"]], inside) < 0.7
+    with pytest.raises(BookError, match="3 features inside"):
+        metrics.separation(table, np.arange(300) < 3)
+
+
+def test_top_tokens_by_hand(model, tokens):
+    sae = dictionary(encoder=1.0)
+    x = model.begin(tokens)[1].detach()
+    top = metrics.top_tokens(model, sae, tokens, n=3)
+    for feature in range(D_MLP):
+        peak, pos = x[:, :, feature].max(1)
+        order = [row for row in peak.argsort(descending=True)[:3].tolist() if peak[row] > 0]
+        assert top[feature, : len(order)].tolist() == [int(tokens[row, pos[row]]) for row in order]
+        assert (top[feature, len(order) :] == -1).all()
+    with pytest.raises(BookError, match="8 examples"):
+        metrics.top_tokens(model, sae, tokens, n=8)
+
+
+def test_single_token_by_hand():
+    assert metrics.single_token(torch.tensor([[3, 3, 3], [3, 3, 4], [-1, -1, -1], [5, 5, -1]])).tolist() == [True, False, False, False]

@@ -1,7 +1,6 @@
 """The page: set-up, tables, verdicts and the results they leave."""
 
 import json
-import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from sae_lib import page
-from sae_lib.claims import CLAIMS, claim
+from sae_lib.claims import claim
 from sae_lib.errors import BookError
 
 CHAPTER = "05_sparse_autoencoder"
@@ -125,7 +124,7 @@ def test_table_is_escaped_and_headed():
     ],
 )  # fmt: skip
 def test_numbers_as_a_reader_sees_them(value, shown):
-    assert page._shown(value) == shown
+    assert page.shown(value) == shown
 
 
 def test_verdicts_show_and_write(project):
@@ -263,72 +262,31 @@ def test_verdict_table_escapes_and_speaks_without_colour(project):
     assert claim(16).text in html
 
 
-# The scorecard
+def test_an_interval_without_ends_is_none(project):
+    page.verdicts(CHAPTER, Lab("laptop"), {16: page.Measured({"loss_recovered": 0.8, "l0": 9}, interval=(float("nan"), float("nan")))})
+    assert results(project, "laptop")["claims"][0]["interval"] is None
 
 
-@pytest.fixture
-def chapters(project):
-    """A project with two chapters: one measures claims 2 and 16, the other none."""
-    (project / "chapters").mkdir()
-    for name, title, glance in (
-        (CHAPTER, "The <i>dictionary</i>", "| Claims | C2 one, C16 two |"),
-        ("16_scorecard", "Scorecard", "| Claims | none |"),
-    ):
-        cells = [{"cell_type": "markdown", "source": ["(ch-x)=\n", f"# {title}\n"]}, {"cell_type": "markdown", "source": glance}]
-        (project / "chapters" / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))
-    return project
+ADDRESSES = pd.DataFrame({"unit": ["A/1/7", "A/neurons/12", "A/1/7 and", "A/99/7", "<b>A/1/7"], "feature": [3, 4, 5, 6, 7]})
 
 
-def test_scorecard_without_results(chapters):
-    html = page.scorecard(Lab("colab")).data
-    assert html.count("no result stored") == 4  # both claims of the reference run, and of this one
-    assert "this run" not in page.scorecard(Lab("smoke")).data
-    assert "43. " not in html
-    assert "The &lt;i&gt;dictionary&lt;/i&gt;" in html
-    assert "<i>" not in html
-
-
-def test_scorecard_shows_what_the_chapters_stored(chapters):
-    page.verdicts(CHAPTER, Lab("laptop"), {16: page.Measured({"loss_recovered": 0.79, "l0": 14, "<b>": 1}, n=500, unit="tokens")})
-    page.verdicts(CHAPTER, Lab("colab"), {16: page.Measured({"loss_recovered": 0.2, "l0": 14})})
-    html = page.scorecard(Lab("colab")).data
-    assert "loss recovered 0.79<br>l0 14<br>n 500 tokens" in html
-    assert html.index("<strong>holds</strong>") < html.index("<strong>fails</strong>")
-    assert "the criterion asks for loss recovered" in html
-    assert "this run (colab)" in html
-    assert "b&gt;" not in html  # further values stay on the chapter's page
-    assert "this run" not in page.scorecard(Lab("laptop")).data
-
-
-def test_scorecard_links_to_the_page_or_to_the_notebook(chapters, monkeypatch):
-    monkeypatch.delenv(page.RENDERER, raising=False)
-    assert f'href="{CHAPTER}.ipynb"' in page.scorecard(Lab("smoke")).data
+def test_addresses_lead_to_the_browser_in_the_book(monkeypatch):
     monkeypatch.setenv(page.RENDERER, "book")
-    assert f'href="{CHAPTER}.html"' in page.scorecard(Lab("smoke")).data
+    html = page.table(ADDRESSES, units={"feature": "B/1"}).data
+    assert '<a href="../book/browser.html#A/1/7">A/1/7</a>' in html
+    assert '<a href="../book/browser.html#A/neurons/12">A/neurons/12</a>' in html
+    assert '<a href="../book/browser.html#B/1/3">3</a>' in html
+    assert html.count("<a ") == 2 + len(ADDRESSES)
+    assert "&lt;b&gt;A/1/7" in html
+    assert "<a " not in page.table(ADDRESSES[["feature"]]).data
 
 
-def test_verdicts_are_counted(chapters):
-    page.verdicts(CHAPTER, Lab("laptop"), GOOD)
-    rows = re.findall(r"<tr>(.*?)</tr>", page.verdict_counts(Lab("colab")).data)[1:]
-    # holds, partly, fails, not testable here, no result stored, together
-    assert [re.findall(r">(\d+)<", row) for row in rows] == [["1", "0", "0", "0", "1", "2"], ["0", "0", "0", "0", "2", "2"]]
-    for name in ("laptop", "smoke"):
-        assert "this run" not in page.verdict_counts(Lab(name)).data
+def test_addresses_are_plain_elsewhere(monkeypatch):
+    monkeypatch.delenv(page.RENDERER, raising=False)
+    assert "<a " not in page.table(ADDRESSES, units={"feature": "B/1"}).data
 
 
-def test_claims_that_no_chapter_measures_are_listed(chapters):
-    html = page.not_measured().data
-    assert html.count("not measured yet") == len(CLAIMS) - 2
-    assert "16. " not in html
-    assert "47. " in html
-
-
-def test_scorecard_where_there_are_no_chapters(project):
-    assert page.not_measured().data.count("not measured yet") == len(CLAIMS)
-    assert "<tbody></tbody>" in page.scorecard(Lab("smoke")).data
-
-
-def test_scorecard_names_a_damaged_file(chapters):
-    (chapters / "chapters" / f"{CHAPTER}.ipynb").write_text("{")
-    with pytest.raises(BookError, match=CHAPTER):
-        page.scorecard(Lab("smoke"))
+@pytest.mark.parametrize("units", [{"neuron": "A/1"}, {"feature": "A/9"}, {"feature": "A"}])
+def test_links_to_what_is_not_there(units):
+    with pytest.raises(BookError, match="cannot lead to"):
+        page.table(ADDRESSES, units=units)

@@ -30,6 +30,7 @@ from sae_lib.viz.dictionary import (
     similarity_histogram,
     specificity,
 )
+from sae_lib.viz.explained import cluster, cost_by_kind, frontier
 from sae_lib.viz.lines import resampling_arms, training_curves
 from sae_lib.viz.text import labelled_text, token_strips
 from sae_lib.viz.toy import curves, dimensionality_strip, gram, learning, neuron_stack, phase_diagram, polytopes, toy_vectors
@@ -49,12 +50,15 @@ __all__ = [
     "TEMPLATE",
     "BookRenderer",
     "activation_spectrum",
+    "cluster",
+    "cost_by_kind",
     "curves",
     "density_histogram",
     "dimensionality_strip",
     "family_counts",
     "feature_vs_neuron",
     "figure_html",
+    "frontier",
     "gram",
     "labelled_text",
     "learning",
