@@ -299,7 +299,8 @@ def compact_cards(
             found = row["pearson"] >= FOUND_PEARSON and row["precision_top"] >= FOUND_PRECISION
             row["verdict"] = "found" if found else "not found"
         rows.append(row)
-    return Cards(pd.DataFrame(rows, columns=list(CARD)), studies)
+    # As objects, so that a number of a feature stays whole beside a row that has none.
+    return Cards(pd.DataFrame(rows, columns=list(CARD), dtype=object), studies)
 
 
 def _card(model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tensor, "context pos"], study: CaseStudy) -> dict:

@@ -495,8 +495,8 @@ _LEDGER = (
         "change of log-likelihood of next tokens in and outside the script where the feature fires, and the rank correlation "
         "of the loss in the script with the interval of activation",
         "loss in the script rises, ratio above 5, growing with activation (rank correlation at least 0.5)",
-        holds=(Band("in_class_loss", ABOVE_ZERO), Band("ratio", 5), Band("growth", 0.5)),
-        partly=(Band("in_class_loss", ABOVE_ZERO), Band("ratio", 1)),
+        holds=(Band("ratio", 5), Band("in_class_loss", ABOVE_ZERO), Band("growth", 0.5)),
+        partly=(Band("ratio", 1), Band("in_class_loss", ABOVE_ZERO)),
     ),
     Claim(
         33,
