@@ -500,8 +500,11 @@ _LEDGER = (
         "Ablating the feature hurts the right tokens",
         "qualitative",
         f"{_TM}, Arabic script feature",
-        "change of log-likelihood on tokens in and outside the script, by activation interval",
-        "loss in the script rises, ratio above 5, growing with activation",
+        "change of log-likelihood of next tokens in and outside the script where the feature fires, and the rank correlation "
+        "of the loss in the script with the interval of activation",
+        "loss in the script rises, ratio above 5, growing with activation (rank correlation at least 0.5)",
+        holds=(Band("ratio", 5), Band("in_class_loss", ABOVE_ZERO), Band("growth", 0.5)),
+        partly=(Band("ratio", 1), Band("in_class_loss", ABOVE_ZERO)),
     ),
     Claim(
         33,
@@ -509,8 +512,10 @@ _LEDGER = (
         "Pinning the feature steers the text",
         "samples turn into the script",
         f"{_TM}, Arabic script feature",
-        "feature held at its maximum, 200 samples of 50 tokens",
+        "feature held at its maximum, 200 samples of 50 tokens; Arabic against its share of the held-out tokens, and the best script",
         "share of script tokens above 10 times the base rate, and above 50% for one feature",
+        holds=(Band("pinned_share / base_share", 10), Band("best_share", 0.5)),
+        partly=(Band("pinned_share / base_share", 2),),
     ),
     Claim(
         34,
@@ -544,6 +549,8 @@ _LEDGER = (
         f"{_TM}, Arabic script feature",
         "specificity weighted by activation",
         "higher than unweighted, and above 70%",
+        holds=(Band("weighted - plain", ABOVE_ZERO), Band("weighted", 0.70)),
+        partly=(Band("weighted - plain", ABOVE_ZERO),),
     ),
     Claim(
         37,
@@ -551,8 +558,9 @@ _LEDGER = (
         "Companion features fill the gaps",
         "first-byte and prefix features",
         f"{_TM}, Arabic script feature",
-        "features that fire where the main one does not though the proxy does",
+        "features that fire where the main one does not though the proxy does, on at least ten such tokens",
         "at least one with a precision above 50%",
+        holds=(Band("companions", 1),),
     ),
     # D. The typical feature
     Claim(

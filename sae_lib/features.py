@@ -3,7 +3,6 @@
 Source: Bricken et al. 2023, "Detailed Investigations of Individual Features".
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from sae_lib import bootstrap
 from sae_lib.errors import BookError
 from sae_lib.metrics import check_fits, context_batches
 from sae_lib.proxies import TokenTable
@@ -38,6 +38,8 @@ class CaseStudy(NamedTuple):
     """The neuron's activations on the same tokens."""
     in_class: Bool[np.ndarray, "context pos"]
     """Which of these tokens belong to the class."""
+    document: Int[np.ndarray, "context pos"]
+    """Which document each of these tokens belongs to."""
 
     def pearson(self, kind: Kind) -> float:
         """The correlation of the feature or of the neuron, on the tokens it is measured on."""
@@ -158,6 +160,7 @@ def case_studies(
     sae: SparseAutoencoder,
     tokens: Int[Tensor, "context pos"],
     classes: Mapping[str, Bool[np.ndarray, "context pos"]],
+    document: Int[np.ndarray, "context pos"],
 ) -> dict[str, CaseStudy]:
     """Choose the best feature and neuron for each class on the first half of the contexts; measure both on the second.
 
@@ -168,6 +171,7 @@ def case_studies(
         sae: the dictionary.
         tokens: token ids.
         classes: which tokens belong to each class; the shape of `tokens`.
+        document: which document each token belongs to, as `lab.documents` gives it.
 
     Returns:
         One `CaseStudy` a class. Its arrays are about the second half, `tokens[len(tokens) // 2:]`.
@@ -193,45 +197,44 @@ def case_studies(
         rows = []
         for kind in ("feature", "neuron"):
             index, chosen_at = chosen[kind][column]
-            pearson, low, high = pearson_interval(acts[kind][..., column], member[half:])
+            pearson, low, high = pearson_interval(acts[kind][..., column], member[half:], document[half:])
             row = {"target": name, "kind": kind, "index": index, "chosen_at": chosen_at}
             rows.append(row | {"pearson": pearson, "low": low, "high": high})
         ours, theirs = acts["feature"][..., column], acts["neuron"][..., column]
-        studies[name] = CaseStudy(rows[0]["index"], rows[1]["index"], pd.DataFrame(rows), ours, theirs, member[half:])
+        table_of = pd.DataFrame(rows)
+        studies[name] = CaseStudy(rows[0]["index"], rows[1]["index"], table_of, ours, theirs, member[half:], document[half:])
     return studies
 
 
 def pearson_interval(
-    acts: Float[np.ndarray, "context pos"], target: Shaped[np.ndarray, "context pos"], n_draws: int = 1_000, seed: int = 0
+    acts: Float[np.ndarray, "context pos"],
+    target: Shaped[np.ndarray, "context pos"],
+    document: Int[np.ndarray, "context pos"],
+    n_draws: int = 1_000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Pearson correlation of one activation with one target, and its 95% bootstrap interval.
-
-    Whole contexts are drawn with replacement, since tokens of one context are not independent of each other.
+    """Pearson correlation of one activation with one target, and its 95% bootstrap interval over documents.
 
     Args:
         acts: activations of one feature or neuron.
         target: one number a token.
+        document: which document each token belongs to; tokens of one document are not independent of each other.
         n_draws: of the bootstrap.
         seed: of the draws.
 
     Returns:
-        Correlation, lower and upper end; 0 where one of the two does not vary, since then nothing is explained.
+        Correlation, lower and upper end; three zeros where one of the two does not vary, since then nothing is explained;
+        ends that are nan where there is a single document.
+
+    Raises:
+        BookError: the shapes differ.
 
     Source: ours.
     """
-    x, y = (values.reshape(len(values), -1).astype(np.float64) for values in (acts, target))
-    ones = np.ones_like(x)
-    sums = np.stack([(a * b).sum(1) for a, b in ((ones, ones), (x, ones), (y, ones), (x, x), (y, y), (x, y))])
-
-    def pearson(total: Float[np.ndarray, "6"]) -> float:
-        n, sum_x, sum_y, sum_xx, sum_yy, sum_xy = total
-        variances = (sum_xx - sum_x**2 / n) * (sum_yy - sum_y**2 / n)
-        return float((sum_xy - sum_x * sum_y / n) / np.sqrt(variances)) if variances > 1e-12 * sum_xx * sum_yy else 0.0
-
-    generator, even = np.random.default_rng(seed), np.full(len(x), 1 / len(x))
-    draws = [pearson(sums @ generator.multinomial(len(x), even)) for _ in range(n_draws)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return pearson(sums.sum(1)), float(low), float(high)
+    sums = bootstrap.moments(acts, target, document)
+    if (acts == acts.flat[0]).all() or (target == target.flat[0]).all():
+        return 0.0, 0.0, 0.0
+    return float(bootstrap.pearson(sums.sum(0, keepdims=True))[0]), *bootstrap.interval(bootstrap.pearson, sums, n_draws, seed=seed)
 
 
 @torch.inference_mode()
@@ -537,31 +540,6 @@ def vocabulary(
     count, inside = (np.bincount(chosen.ravel(), minlength=d_vocab) for chosen in (ids, ids[in_class]))
     share = np.where(count > 0, inside / np.maximum(count, 1), np.nan)
     return pd.DataFrame({"count": count, "share": share, "in_class": 2 * inside > count})
-
-
-def matches(
-    pattern: str, tokens: Int[np.ndarray, "context pos"] | Int[Tensor, "context pos"], table: TokenTable
-) -> Bool[np.ndarray, "context pos"]:
-    """Which tokens hold a part of a match of a regular expression.
-
-    Args:
-        pattern: a regular expression over ASCII text; it is matched against the bytes of each context.
-        tokens: token ids.
-        table: the bytes of the tokens.
-
-    Returns:
-        True for every token that a match touches. A special token reads as a line end, so no match runs over it.
-
-    Source: ours.
-    """
-    wanted, ids = re.compile(pattern.encode()), np.asarray(tokens)
-    found = np.zeros(ids.shape, bool)
-    for row, context in enumerate(ids):
-        pieces = [table.bytes_of[token] or b"\n" for token in context]
-        owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-        for match in wanted.finditer(b"".join(pieces)):
-            found[row, owner[match.start() : match.end()]] = True
-    return found
 
 
 def _standardised(tokens: Int[Tensor, "context pos"], targets: Mapping[str, np.ndarray]) -> Float[Tensor, "context pos target"]:

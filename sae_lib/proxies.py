@@ -1,4 +1,4 @@
-"""What a token is, judged without the model: log-likelihood ratios for scripts, base64 and DNA.
+"""What a token is, judged without the model: log-likelihood ratios for scripts, base64 and DNA, and rules for the rest.
 
     ratio = max over runs s that end at the token of  log P(s | class) / P(s)
 
@@ -8,10 +8,14 @@ ratio into P(script | s) / P(script), where P(script | s) is 1 if all characters
 blocks, 1e-10 if any does not, and for a token that holds only part of a character the share of that
 token's occurrences that the script accounts for.
 
-Source: Bricken et al. 2023, "Detailed Investigations of Individual Features" and the appendix "Feature Proxies".
+What is neither a script nor an alphabet is found by a regular expression, `PATTERNS`: cheap, and stated in words.
+
+Source: Bricken et al. 2023, "Detailed Investigations of Individual Features" and the appendix "Feature Proxies"; the
+patterns are ours.
 """
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,6 +42,100 @@ ALPHABETS = {
 PROXIES = (*SCRIPTS, *ALPHABETS)
 """Every class that `proxy` knows."""
 
+
+class Rule(NamedTuple):
+    """What it takes for a token to be in a class, without any probability."""
+
+    takes: str
+    """The rule in words."""
+    pattern: str
+    """A regular expression, read as `matches` reads it."""
+    on_line: str = ""
+    """If given, a line counts only if this occurs in it too."""
+
+
+_LAWYERS = (
+    r"\b(?:here(?:in(?:after)?|by|to|under|of)|thereof|thereto|pursuant to|notwithstanding|plaintiffs?|defendants?|appell(?:ant|ee)s?"
+    r"|respondents?|petitioners?|claimants?|jurisdiction|statut(?:e|ory)|liabilit(?:y|ies)|certiorari|injunction|affidavit"
+    r"|breach of|U\.S\.C\.|[Tt]h(?:e|is) (?:Agreement|Court|Lease|Licen[cs]e|Part(?:y|ies))|indemnif\w+|[Ii]ndemnification"
+    r"|[Gg]overning [Ll]aw|\w+ v\.? [A-Z]\w+)\b"
+)
+_NUTRIENT = (
+    r"(?:protein|prot|fat|saturates|carb(?:ohydrate)?s?|fib(?:re|er)|sugars?|sodium|salt|cholesterol"
+    r"|potassium|calcium|iron|vitamin [a-k]\d*)"
+)
+_TEX_COMMAND = (
+    r"\\(?:begin|end|(?:sub)*section|label|(?:eq)?ref|cite\w*|frac|sqrt|sum|int|prod|lim|alpha|beta|gamma|delta|(?:var)?epsilon|theta"
+    r"|lambda|mu|sigma|(?:var)?phi|omega|infty|partial|math(?:bb|cal|rm|bf|frak)|text(?:bf|it|rm|tt)|left|right|cdot|[lc]?dots|leq?|geq?"
+    r"|times|item|usepackage|documentclass|newcommand|newtheorem|emph|maketitle|title|author|qquad|quad)(?![A-Za-z])"
+)
+_FORMULA = r"\$[^$\n]{0,80}[\\^_][^$\n]{0,80}\$"
+_TAGS = (
+    r"(?:/|(?:p|li|b|i|u|a|em|tt|td|tr|th|h\d|br|hr|ul|ol|dl|dt|dd|div|pre|sup|sub|span"
+    r"|code|html|head|body|strong|table|title|center|font)\b)"
+)
+
+PATTERNS = {
+    "URL and HTTP": Rule(
+        "an address that begins with its scheme or with www, and the first line of a request or of its answer",
+        r"\b(?:https?|ftp)://[^\s<>\"'`)\]}|]+|\bwww\.[A-Za-z0-9-]+\.[^\s<>\"'`)\]}|]+"
+        r"|\b(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|PURGE) \S+ HTTP/\d(?:\.\d)?|\bHTTP/\d(?:\.\d)? \d{3}\b[A-Za-z ]{0,40}",
+    ),
+    "code comment": Rule(
+        "from a hash sign to the end of the line where it is indented, stands two spaces behind code, or above a line that looks "
+        "like code; from two slashes at a line's start or behind ; { } or a comma; and between /* and */",
+        r"^[ \t]+(#[ !:][^\n]*)|[^\s#][ \t]{2,}(# [^\n]*)|^(#[ !][^\n]*)(?=\n(?:#|import |from |def |class |@|[A-Za-z_][\w.]* ?[=(]))"
+        r"|(?:^[ \t]*|[;{},][ \t]+)(//[^\n]*)|(/\*(?s:.){0,2000}?\*/)",
+    ),
+    "def": Rule(
+        "the line or lines that open a function in Python, from def to the colon",
+        r"^[ \t]*((?:async )?def \w+ ?\([^()]*(?:\([^()]*\)[^()]*)*\)[^:\n]*:)|^[ \t]*((?:async )?def \w+ ?\([^\n]*)",
+    ),
+    "legal": Rule(
+        "a line with two of the words and phrases that only lawyers use, such as pursuant to or plaintiff",
+        r"[^\n]+",
+        rf"{_LAWYERS}[^\n]*?{_LAWYERS}",
+    ),
+    "nutrition": Rule(
+        "a line that gives a nutrient with its amount, an energy in kcal or kJ, nutrition facts, or ingredients",
+        r"[^\n]+",
+        rf"(?i:\d ?(?:kcal|kj)\b|\b{_NUTRIENT}[^\n\w]{{1,6}}\d+(?:[.,]\d+)? ?(?:m?g|mcg|%)"
+        rf"|\d ?m?g (?:of )?(?:total |saturated )?{_NUTRIENT}\b"
+        r"|\bnutrition(?:al)? (?:facts|information)|^ingredients:|\bserving size)",
+    ),
+    "the in mathematics": Rule(
+        "the word the, on a line that holds a formula or a word of mathematics such as theorem or matrix",
+        r"\b[Tt]he\b",
+        rf"{_FORMULA}|\b(?i:theorem|lemma|corollary|eigenvalues?|eigenvectors?|polynomials?|matri(?:x|ces)|derivatives?|integrals?|integers?"
+        r"|converges?|convergence|manifolds?|topolog\w+|isomorphi\w+|infinitesimal|differentiable|equations?|hypotenuse|logarithms?)\b",
+    ),
+    "LaTeX": Rule(
+        "a line with a command of LaTeX, or with a formula between dollar signs",
+        r"[^\n]+",
+        rf"{_TEX_COMMAND}|{_FORMULA}",
+    ),
+    "chat": Rule(
+        "a line that begins with a nick in angle brackets, after a time of day or not, or that tells who comes and goes",
+        rf"^(?:\[?\d\d:\d\d(?::\d\d)?\]? ?)?<(?!{_TAGS})[@+%~&]?[\w\[\]\\`^{{}}|-]{{1,20}}> [^\n]*"
+        r"|^\*\*\* [^\n]*\b(?:joined|left|quit|parted|kicked|topic|talking|known as|mode)\b[^\n]*",
+    ),
+    "snake capitals": Rule(
+        "an identifier of capital letters and digits, joined by at least one underscore",
+        r"(?<!\w)[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?!\w)",
+    ),
+    "hexadecimal": Rule(
+        "eight or more digits in one case, standing alone, with a numeral and a letter among them; a literal behind 0x or, of six digits, "
+        "behind a hash sign; a line of a dump",
+        r"^[0-9A-Fa-f]{6,8}:?[ \t]+(?:[0-9A-Fa-f]{2,4}[ \t]+){4,}[^\n]*|\b0[xX][0-9A-Fa-f]{2,}\b|(?<![\w#])#[0-9A-Fa-f]{6}\b"
+        r"|(?<![A-Za-z0-9+/])(?=[A-Fa-f]*\d)(?=\d*[A-Fa-f])(?:[0-9a-f]{8,}|[0-9A-F]{8,})(?![A-Za-z0-9+/])",
+    ),
+    "base64 run": Rule(
+        "32 or more characters of the alphabet in a row, among them an upper-case letter, a lower-case letter and a numeral",
+        r"(?<![A-Za-z0-9+/])(?=[A-Za-z+/]*\d)(?=[A-Z\d+/]*[a-z])(?=[a-z\d+/]*[A-Z])[A-Za-z0-9+/]{32,}",
+    ),
+}
+"""Cheap proxies by rule; they miss what is written otherwise, and each says what it takes."""
+
 _NEVER_IN_UTF8 = b"\xff"
 """Stands for a special token in the byte stream: it belongs to no class, and no character crosses it."""
 
@@ -59,6 +157,8 @@ class TokenTable:
     """The bytes of each id; empty for special tokens."""
     special: Bool[np.ndarray, " d_vocab"]
     """Which ids are special tokens such as <|endoftext|>."""
+    broken: Bool[np.ndarray, " d_vocab"]
+    """Which ids hold a part of a character that other tokens complete."""
 
     def __init__(self, tokenizer: Any) -> None:
         byte_of = {letter: byte for byte, letter in enumerate(_byte_alphabet())}
@@ -73,6 +173,7 @@ class TokenTable:
             else:
                 raise BookError(f"token {token} ({name!r}) is not written in the byte-level alphabet; use a byte-level BPE tokenizer")
         self.special = np.array([not content for content in self.bytes_of])
+        self.broken = np.array(["\ufffd" in content.decode("utf-8", errors="replace") for content in self.bytes_of])
         stream = [content or _NEVER_IN_UTF8 for content in self.bytes_of]
         self._length = np.array([len(content) for content in stream], dtype=np.int64)
         self._offset = np.cumsum(self._length) - self._length
@@ -136,6 +237,67 @@ def in_class(name: str, ratio: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..
     """
     _check_name(name)
     return ratio > 0
+
+
+def cheap_proxy(
+    name: str, tokens: Int[np.ndarray, "context pos"] | Int[Tensor, "context pos"], table: TokenTable
+) -> Bool[np.ndarray, "context pos"]:
+    """Which tokens belong to a class that a rule decides.
+
+    Args:
+        name: a key of `PATTERNS`.
+        tokens: token ids; contexts are independent of each other.
+        table: the bytes of the tokens.
+
+    Raises:
+        BookError: no rule has that name, or the tokens do not match the table.
+
+    Source: ours; Bricken et al. 2023 name the classes and judge them by eye.
+    """
+    if name not in PATTERNS:
+        raise BookError(f"no rule is named {name!r}; choose one of {', '.join(PATTERNS)}")
+    rule = PATTERNS[name]
+    found = matches(rule.pattern, tokens, table)
+    return found & matches(rule.on_line, tokens, table, whole_line=True) if rule.on_line else found
+
+
+def matches(
+    pattern: str,
+    tokens: Int[np.ndarray, "context pos"] | Int[Tensor, "context pos"],
+    table: TokenTable,
+    whole_line: bool = False,
+) -> Bool[np.ndarray, "context pos"]:
+    """Which tokens hold a part of a match of a regular expression.
+
+    Args:
+        pattern: a regular expression over the bytes of each context, ^ and $ at the ends of lines; of a match that has
+            a group, the group counts.
+        tokens: token ids.
+        table: the bytes of the tokens.
+        whole_line: count the whole line that a match lies in.
+
+    Returns:
+        True for every token that a match touches. A special token reads as a line end, so no line runs over it.
+
+    Raises:
+        BookError: the tokens do not match the table.
+
+    Source: ours.
+    """
+    wanted, ids = re.compile(pattern.encode(), re.MULTILINE), _checked(tokens, table)
+    found = np.zeros(ids.shape, bool)
+    for row, context in enumerate(ids):
+        pieces = [table.bytes_of[token] or b"\n" for token in context]
+        content = b"".join(pieces)
+        spans = [match.span(match.lastindex or 0) for match in wanted.finditer(content)]
+        if not spans:
+            continue
+        owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+        for start, end in spans:
+            if whole_line:
+                start, end = content.rfind(b"\n", 0, start) + 1, content.find(b"\n", end) % (len(content) + 1)
+            found[row, owner[start:end]] = True
+    return found
 
 
 def base64_proxy(

@@ -8,7 +8,7 @@ from sae_lib import claims
 from sae_lib.claims import ABOVE_ZERO, Band, claim, verdict
 from sae_lib.errors import BookError
 
-MEASURED_NOW = (*range(1, 32), 34, 35, 42, 43, 44, 45, 46, 47)
+MEASURED_NOW = tuple(range(1, 52))
 
 # One set of values that meets the criterion, and one that meets the direction only (None: the ledger has no size to miss).
 CASES = {
@@ -73,12 +73,19 @@ CASES = {
     29: ({"pearson": 0.7, "dna_share": 0.003}, {"pearson": 0.3, "dna_share": 0.003}),
     30: ({"pearson": 0.4, "companions": 1}, {"pearson": 0.9, "companions": 0}),
     31: ({"in_class_top": 0.2, "in_class_base": 0.01}, {"in_class_top": 0.02, "in_class_base": 0.01}),
+    32: ({"in_class_loss": 0.2, "ratio": 9, "growth": 0.9}, {"in_class_loss": 0.2, "ratio": 3, "growth": 0.9}),
+    33: (
+        {"pinned_share": 0.4, "base_share": 0.01, "best_share": 0.6},
+        {"pinned_share": 0.04, "base_share": 0.01, "best_share": 0.6},
+    ),
     34: ({"neuron_pearson": 0.2, "feature_pearson": 0.8}, {"neuron_pearson": 0.7, "feature_pearson": 0.8}),
     35: ({"neurons_above": 27, "largest_squared_share": 0.2}, {"neurons_above": 5, "largest_squared_share": 0.2}),
     42: (
         {"share_shuffled": 0.3, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
         {"share_shuffled": 0.12, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
     ),
+    36: ({"weighted": 0.9, "plain": 0.8}, {"weighted": 0.6, "plain": 0.5}),
+    37: ({"companions": 2}, None),
     43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},

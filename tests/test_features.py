@@ -147,30 +147,44 @@ def test_pearson_interval_equals_numpy_and_holds_the_value():
     generator = np.random.default_rng(0)
     target = generator.random((200, 8)) < 0.3
     acts = (target + generator.normal(size=target.shape)).astype(np.float32)
-    pearson, low, high = features.pearson_interval(acts, target, n_draws=300)
+    alone = np.arange(target.size).reshape(target.shape)
+    pearson, low, high = features.pearson_interval(acts, target, alone, n_draws=300)
     assert pearson == pytest.approx(np.corrcoef(acts.ravel(), target.ravel())[0, 1], abs=1e-6)
     assert low < pearson < high
     # Fisher's interval for independent tokens is about as wide.
     assert high - low == pytest.approx(2 * 1.96 * (1 - pearson**2) / target.size**0.5, rel=0.3)
-    assert features.pearson_interval(acts, target, n_draws=300) == (pearson, low, high)
+    assert features.pearson_interval(acts, target, alone, n_draws=300) == (pearson, low, high)
 
 
-def test_pearson_interval_widens_when_contexts_are_the_units():
+def test_pearson_interval_widens_when_documents_are_the_units():
     generator = np.random.default_rng(0)
     burst = np.repeat(generator.random((100, 1)) < 0.3, 16, axis=1)
     acts = (burst + np.repeat(generator.normal(size=(100, 1)), 16, axis=1)).astype(np.float32)
-    _, low, high = features.pearson_interval(acts, burst, n_draws=300)
-    order = generator.permutation(burst.size)
-    _, loose_low, loose_high = features.pearson_interval(
-        acts.ravel()[order].reshape(100, 16), burst.ravel()[order].reshape(100, 16), n_draws=300
+    # Two contexts a document, so the interval is wider than that of contexts, and far wider than that of tokens.
+    pairs, contexts, alone = (
+        np.arange(1600).reshape(100, 16) // 32,
+        np.arange(1600).reshape(100, 16) // 16,
+        np.arange(1600).reshape(100, 16),
     )
-    assert high - low > 2 * (loose_high - loose_low)
+    widths = [np.ptp(features.pearson_interval(acts, burst, document, n_draws=300)[1:]) for document in (pairs, contexts, alone)]
+    assert widths[1] > 2 * widths[2]
+    both = np.repeat(burst[::2], 2, axis=0), np.repeat(acts[::2], 2, axis=0)
+    narrow, wide = (np.ptp(features.pearson_interval(both[1], both[0], document, n_draws=300)[1:]) for document in (contexts, pairs))
+    assert wide > 1.2 * narrow
 
 
 def test_pearson_interval_of_a_constant_is_zero():
-    silent, target = np.zeros((3, 4), np.float32), np.eye(3, 4) > 0
-    assert features.pearson_interval(silent, target, n_draws=10) == (0, 0, 0)
-    assert features.pearson_interval(silent + 7, target, n_draws=10) == (0, 0, 0)
+    silent, target, document = np.zeros((3, 4), np.float32), np.eye(3, 4) > 0, np.arange(12).reshape(3, 4)
+    assert features.pearson_interval(silent, target, document, n_draws=10) == (0, 0, 0)
+    assert features.pearson_interval(silent + 7, target, document, n_draws=10) == (0, 0, 0)
+    assert features.pearson_interval(target.astype(np.float32), target | True, document, n_draws=10) == (0, 0, 0)
+
+
+def test_one_document_gives_no_interval():
+    target = np.eye(3, 4) > 0
+    pearson, low, high = features.pearson_interval(2 * target.astype(np.float32), target, np.zeros((3, 4), int), n_draws=10)
+    assert pearson == pytest.approx(1)
+    assert np.isnan([low, high]).all()
 
 
 def test_case_studies_choose_on_one_half_and_measure_on_the_other(model, sae, tokens):
@@ -179,13 +193,15 @@ def test_case_studies_choose_on_one_half_and_measure_on_the_other(model, sae, to
         "like feature 11": (sae.encode(x)[..., 11] > sae.encode(x)[..., 11].mean()).detach().numpy(),
         "like neuron 5": (x[..., 5] > x[..., 5].mean()).numpy(),
     }
-    found = features.case_studies(model, sae, tokens, classes)
+    document = np.arange(tokens.numel()).reshape(tokens.shape) // 9
+    found = features.case_studies(model, sae, tokens, classes, document)
     assert list(found) == list(classes)
     first = features.correlations(model, sae, tokens[:20], {name: member[:20] for name, member in classes.items()})
     second = features.correlations(model, sae, tokens[20:], {name: member[20:] for name, member in classes.items()})
     for name, study in found.items():
         assert study.correlations["kind"].tolist() == ["feature", "neuron"]
         assert study.acts.shape == study.neuron_acts.shape == study.in_class.shape == (20, 6)
+        assert np.array_equal(study.document, document[20:])
         for row, index in zip(study.correlations.itertuples(), (study.feature, study.neuron), strict=True):
             assert (row.target, row.index) == (name, index)
             assert (index, row.chosen_at) == features.best(first, name, row.kind)
@@ -197,7 +213,7 @@ def test_case_studies_choose_on_one_half_and_measure_on_the_other(model, sae, to
     )
     assert found["like neuron 5"].neuron == 5
     with pytest.raises(BookError, match="second half"):
-        features.case_studies(model, sae, tokens, {"early": np.arange(40)[:, None].repeat(6, 1) < 5})
+        features.case_studies(model, sae, tokens, {"early": np.arange(40)[:, None].repeat(6, 1) < 5}, document)
 
 
 def test_a_feature_that_never_fires_gives_empty_tables():
@@ -283,16 +299,6 @@ def test_vocabulary_by_hand():
     assert found["count"].tolist() == [2, 3, 0, 3, 0]
     assert found["share"].tolist() == pytest.approx([1, 2 / 3, np.nan, 1 / 3, np.nan], nan_ok=True)
     assert found["in_class"].tolist() == [True, True, False, False, False]
-
-
-def test_matches_touch_every_token_of_a_match(table):
-    def ids(text):
-        return np.array([[table.bytes_of.index(bytes([byte])) for byte in text]])
-
-    assert features.matches(r"[0-9]{3,}", ids(b"ab12345 67"), table).tolist() == [[False] * 2 + [True] * 5 + [False] * 3]
-    contexts = np.concatenate([ids(b"ab12"), ids(b"345c")])
-    assert features.matches(r"[0-9]{3,}", torch.from_numpy(contexts), table).tolist() == [[False] * 4, [True] * 3 + [False]]
-    assert not features.matches(r"x", contexts, table).any()
 
 
 def test_bad_input_is_named(model, sae, tokens, targets):

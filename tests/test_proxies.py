@@ -1,5 +1,6 @@
 """Proxies against strings counted by hand, with letters that the tokenizer splits into bytes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -318,6 +319,90 @@ def test_proxy_dispatches_and_takes_tensors(bytewise):
         assert np.array_equal(ratio, proxies.proxy(name, torch.from_numpy(ids), table, torch.from_numpy(uniform(table))))
 
 
+# Rules
+
+
+def stretches(bytewise, name: str, text: str) -> list[str]:
+    """What of a text a rule takes."""
+    tokenizer, table = bytewise
+    named = proxies.cheap_proxy(name, rows(tokenizer, text), table)[0]
+    runs = itertools.groupby(zip(text, named, strict=True), key=lambda pair: pair[1])
+    return ["".join(letter for letter, _ in run) for taken, run in runs if taken]
+
+
+def test_matches_touch_every_token_of_a_match(bytewise):
+    tokenizer, table = bytewise
+    found = proxies.matches(r"[0-9]{3,}", rows(tokenizer, "ab12345 67"), table)
+    assert found.tolist() == [[False] * 2 + [True] * 5 + [False] * 3]
+    contexts = torch.from_numpy(rows(tokenizer, "ab12", "345c"))
+    assert proxies.matches(r"[0-9]{3,}", contexts, table).tolist() == [[False] * 4, [True] * 3 + [False]]
+    assert not proxies.matches(r"x", contexts, table).any()
+
+
+def test_a_token_longer_than_the_match_is_touched():
+    tokenizer = byte_level(["the cat and the hat and the mat"] * 5, n_merges=12)
+    ids = rows(tokenizer, "a the")
+    assert proxies.matches(r"h", ids, TokenTable(tokenizer)).tolist() == [[False] * (ids.shape[1] - 1) + [True]]
+
+
+def test_matches_of_a_group_of_lines_and_over_documents(bytewise):
+    tokenizer, table = bytewise
+    ids = rows(tokenizer, "a = b\nc\nd")
+    assert proxies.matches(r"^(\w) = (?=b)", ids, table).tolist() == [[True] + [False] * 8]
+    assert proxies.matches(r"=", ids, table, whole_line=True).tolist() == [[True] * 5 + [False] * 4]
+    assert proxies.matches(r"d", ids, table, whole_line=True).tolist() == [[False] * 8 + [True]]
+    ids[0, 3] = 0
+    assert proxies.matches(r"=", ids, table, whole_line=True).tolist() == [[True] * 3 + [False] * 6]
+    assert not proxies.matches(r"= ?b", ids, table).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "taken"),
+    [
+        ("URL and HTTP", "see https://a.example/b?c=1 or (http://d.example).", ["https://a.example/b?c=1", "http://d.example"]),
+        ("URL and HTTP", "GET /x HTTP/1.1\nHost: y", ["GET /x HTTP/1.1"]),
+        ("URL and HTTP", "HTTP/1.1 404 Not Found\nGET well soon", ["HTTP/1.1 404 Not Found"]),
+        ("code comment", "x = 1  # one\ny = 2", ["# one"]),
+        ("code comment", "  # note\nx", ["# note"]),
+        ("code comment", "# above\nimport re\n", ["# above"]),
+        ("code comment", "# A heading\n\nProse follows.", []),
+        ("code comment", "f();  // why\nhttp://a.b/c\nn = 7 // 2", ["// why"]),
+        ("code comment", "a /* b\nc */ d", ["/* b\nc */"]),
+        ("def", "def f(x: int = g(1)) -> str:\n    return x", ["def f(x: int = g(1)) -> str:"]),
+        ("def", "    async def f(\n  x,\n):\n  y", ["async def f(\n  x,\n):"]),
+        ("def", "the def jam (leppard)", []),
+        ("legal", "The plaintiff sued pursuant to law.\nNo such word.", ["The plaintiff sued pursuant to law."]),
+        ("legal", "Notwithstanding the rain we went out.", []),
+        ("nutrition", "Protein: 9.9 g\nBoil.", ["Protein: 9.9 g"]),
+        ("nutrition", "4 g of sugar, 717 kcal", ["4 g of sugar, 717 kcal"]),
+        ("nutrition", "an iron will and fat chance in 1990", []),
+        ("the in mathematics", "the proof of the lemma\nthe cat", ["the", "the"]),
+        ("the in mathematics", "the theme\nthen", []),
+        ("LaTeX", r"Let $x_1$ be" + "\nit cost $5 and $10", ["Let $x_1$ be"]),
+        ("LaTeX", "\\section{One}\nC:\\lefty", ["\\section{One}"]),
+        ("chat", "<ann> hi\n[12:34] <@bob> yo\nsaid", ["<ann> hi", "[12:34] <@bob> yo"]),
+        ("chat", "*** ann has joined #x\n<p> text\n* a point", ["*** ann has joined #x"]),
+        ("snake capitals", "MAX_SIZE = Max_Size + A_1 and SHOUT", ["MAX_SIZE", "A_1"]),
+        ("hexadecimal", "md5 deadbeef01 0x1F #a0b1c2 12345678 abcdefab", ["deadbeef01", "0x1F", "#a0b1c2"]),
+        ("hexadecimal", "0000eef0  43 6f 72 61 20  |Cora |\nx", ["0000eef0  43 6f 72 61 20  |Cora |"]),
+        ("base64 run", "x " + "aB3+" * 8 + " y", ["aB3+" * 8]),
+        ("base64 run", "aB3+" * 7 + " " + "ab" * 20, []),
+    ],
+)
+def test_rules_by_hand(bytewise, name, text, taken):
+    assert stretches(bytewise, name, text) == taken
+
+
+def test_every_rule_says_what_it_takes():
+    assert all(rule.takes and rule.pattern for rule in proxies.PATTERNS.values())
+
+
+def test_tokens_that_hold_pieces_of_characters(bytewise):
+    tokenizer, table = bytewise
+    assert table.broken[tokenizer.encode("aث").ids].tolist() == [False, True, True]
+    assert not table.broken[0]
+
+
 def test_bad_input_is_named(bytewise):
     tokenizer, table = bytewise
     ids = rows(tokenizer, "ab")
@@ -335,3 +420,7 @@ def test_bad_input_is_named(bytewise):
         proxies.dna_proxy(ids, table, 0 * uniform(table))
     with pytest.raises(BookError, match="no tokens"):
         proxies.script_proxy("arabic", ids[:0], table)
+    with pytest.raises(BookError, match="no rule is named 'sonnet'"):
+        proxies.cheap_proxy("sonnet", rows(tokenizer, "a"), table)
+    with pytest.raises(BookError, match="use the tokenizer"):
+        proxies.cheap_proxy("chat", np.array([[9_999]]), table)

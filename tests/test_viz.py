@@ -45,6 +45,11 @@ def families():
     return pd.DataFrame({"context": ["base64"] * 3, "d_sae": [4096, 512, 16384], "count": [3, 1, 9]})
 
 
+def ablation():
+    counts = {"n_in_class": [9, 5, 0], "n_other": [4, 1, 1], "in_class": [-0.1, -0.4, np.nan], "other": [0.0, 0.02, 0.1]}
+    return pd.DataFrame({"left": [0, 1, 2], "right": [1, 2, 3]} | counts)
+
+
 def figures():
     rng = np.random.default_rng(0)
     share = np.linspace(0.2, 1, 11)
@@ -59,6 +64,7 @@ def figures():
         "similarity_histogram": viz.similarity_histogram(rng.uniform(size=131_072), rng.uniform(size=512)),
         "family_counts": viz.family_counts(families()),
         "neighbour_histogram": viz.neighbour_histogram(rng.uniform(size=16_384), rng.normal(0, 0.05, 16_384)),
+        "ablation_by_interval": viz.ablation_by_interval(ablation()),
         "toy_vectors": viz.toy_vectors({str(i): rng.normal(size=(2, 20)) for i in range(12)}),
     }
 
@@ -133,6 +139,14 @@ def test_feature_vs_neuron_takes_the_best_of_each(drawn):
     assert marks["best feature"] == [0.8, 0.6]
     assert marks["best neuron"] == [0.3, 0.4]
     assert marks["paper, feature"] == [0.74]
+
+
+def test_an_ablation_is_drawn_as_a_rise_of_the_loss(drawn):
+    inside, other = drawn["ablation_by_interval"].data
+    assert list(inside.y) == [0.1, 0.4, None]
+    assert list(other.y) == [0, -0.02, -0.1]
+    assert list(inside.x) == pytest.approx([1 / 6, 0.5, 5 / 6], abs=1e-4)
+    assert "from 0.1 in the first interval to 0.4 nats in the last" in drawn["ablation_by_interval"].layout.meta["alt"]
 
 
 def test_families_stand_in_order_of_width():

@@ -21,6 +21,7 @@ from sae_lib.viz.base import (
     figure_html,
 )
 from sae_lib.viz.dictionary import (
+    ablation_by_interval,
     activation_spectrum,
     density_histogram,
     family_counts,
@@ -49,6 +50,7 @@ __all__ = [
     "PROXY",
     "TEMPLATE",
     "BookRenderer",
+    "ablation_by_interval",
     "activation_spectrum",
     "cluster",
     "cost_by_kind",

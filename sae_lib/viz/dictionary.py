@@ -370,3 +370,39 @@ def _outline(table: pd.DataFrame, heights: Numbers) -> tuple[list, list]:
 def _power_ticks(low: Number, high: Number) -> dict:
     powers = list(range(math.floor(low), math.ceil(high) + 1))
     return {"tickvals": powers, "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
+
+
+# Interventions
+
+
+def ablation_by_interval(intervals: pd.DataFrame, name: str = "in class") -> go.Figure:
+    """What taking a feature off costs the tokens that follow, by how strongly it fired.
+
+    Args:
+        intervals: left, right (activation units), n_in_class, n_other (next tokens), in_class, other (mean change of their
+            log-likelihood, nats).
+        name: what the class is.
+
+    Returns:
+        Rise of the loss against the interval, for next tokens of the class and for others.
+
+    Source: Bricken et al. 2023, Arabic script feature. Differs: the paper shows examples of two intervals.
+    """
+    need(intervals, ["left", "right", "n_in_class", "n_other", "in_class", "other"], "a table of an ablation")
+    top, figure, words = intervals["right"].max() or 1.0, go.Figure(), []
+    looks = {"in_class": (f"next token is {name}", PROXY, "circle", "solid"), "other": ("any other next token", FEATURE, "square", "dash")}
+    for column, (label, colour, symbol, dash) in looks.items():
+        figure.add_trace(
+            go.Scatter(
+                x=rounded(_middle(intervals) / top), y=rounded(-intervals[column].to_numpy(float)), name=label, mode="lines+markers",
+                line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 9},
+                customdata=intervals[f"n_{column}"].tolist(), hovertemplate="%{y:.2f} nats over %{customdata:,} tokens",
+            )
+        )  # fmt: skip
+        losses = -intervals[column].dropna()
+        if len(losses):
+            words.append(f"{label}: from {losses.iloc[0]:.2g} in the first interval to {losses.iloc[-1]:.2g} nats in the last")
+    figure.add_hline(y=0, line={"color": PAPER, "width": 1})
+    figure.update_xaxes(title_text="activation (share of the largest)", range=[-0.02, 1.02])
+    figure.update_yaxes(title_text="rise of the loss without the feature (nats)")
+    return finish(figure, f"Rise of the loss when the feature is taken off, by activation interval: {'; '.join(words) or 'no token'}.")
