@@ -36,6 +36,11 @@ class PairSums(NamedTuple):
     logit: Float64[np.ndarray, " pair"]
     """Pearson correlation of the two sides' logit weights over the vocabulary."""
 
+    def similarities(self) -> pd.DataFrame:
+        """One row a pair: the correlations `activation`, `logit` and `attribution`, over all blocks; nan where a side does not vary."""
+        activation, attribution = (_pearson(sums.sum(0)) for sums in (self.activation, self.attribution))
+        return pd.DataFrame({"activation": activation, "logit": self.logit, "attribution": attribution})
+
 
 @torch.inference_mode()
 def best_match(
@@ -193,8 +198,7 @@ def pair_similarities(
     Source: Bricken et al. 2023, "Universality" (logit-weight and attribution similarity).
     """
     sums = pair_sums(model_a, sae_a, model_b, sae_b, pairs, tokens, batch_contexts=batch_contexts)
-    found = {"activation": _pearson(sums.activation.sum(0)), "logit": sums.logit, "attribution": _pearson(sums.attribution.sum(0))}
-    return pd.DataFrame({"feature": pairs[:, 0], "match": pairs[:, 1]} | found)
+    return pd.concat([pd.DataFrame(pairs, columns=["feature", "match"]), sums.similarities()], axis=1)
 
 
 def median_interval(sums: PairSums, n: int = 500, seed: int = 0) -> tuple[float, float, float]:

@@ -17,13 +17,13 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
-    {"metrics", "proxies", "features", "truth", "splitting", "universality", "planted"},
+    {"metrics", "proxies", "features", "truth", "splitting", "universality", "automata", "planted"},
     {"viz", "page", "cards", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 
 # Modules whose public names are the paper's own procedures; each says where in the paper it stands.
-OF_THE_PAPER = {"resampling", "sae", "metrics", "proxies", "truth", "splitting", "universality"}
+OF_THE_PAPER = {"resampling", "sae", "metrics", "proxies", "truth", "splitting", "universality", "automata"}
 
 # Public names there that are ours: they check, cut or look up, and the paper has nothing to say about them.
 OURS = {"context_batches", "check_fits", "TokenTable", "Tally", "thresholds", "halves", "judged"}
