@@ -251,7 +251,7 @@ def lift(
     raised: Bool[np.ndarray, "context pos"],
     document: Int[np.ndarray, "context pos"],
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """The lift of one edge on some text, with its interval by bootstrap over documents.
 
     Args:

@@ -66,9 +66,9 @@ def best_match(
         batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
 
     Returns:
-        One row for each feature of A: `feature` (`neuron` if `sae_a` is None), `match` (index in B) and
-        `pearson`. A feature that never varies on these tokens has match -1 and pearson nan, so that a median
-        leaves it out.
+        One row for each feature of A: `feature` (`neuron` if `sae_a` is None), `match` (index in B), `pearson`, and
+        `firings` (tokens on which it is active). A feature that never varies on these tokens has match -1 and pearson
+        nan, so that a median leaves it out.
 
     Raises:
         BookError: a dictionary does not belong to its model, or the models cannot read the same tokens.
@@ -79,13 +79,14 @@ def best_match(
     _check_sides(model_a, model_b)
     width_a, width_b = _width(model_a, sae_a), _width(model_b, sae_b)
     moments_a, moments_b = Moments(width_a, model_a.device), Moments(width_b, model_a.device)
-    products = _Products(width_a, width_b, model_a.device)
+    products, firings = _Products(width_a, width_b, model_a.device), torch.zeros(width_a, dtype=torch.int64, device=model_a.device)
     for rows in context_batches(tokens, max(width_a, width_b), batch_contexts):
         acts_a = _activations(model_a, sae_a, tokens[rows])
         acts_b = _activations(model_b, sae_b, tokens[rows]).to(acts_a.device)
         moments_a.add(acts_a)
         moments_b.add(acts_b)
         products.add(acts_a, acts_b)
+        firings += (acts_a > 0).sum(0)
 
     # In place from here on: one such matrix is the largest thing in memory.
     pearson = products.total.div_(moments_a.n_tokens).addr_(moments_a.mean, moments_b.mean, alpha=-1)
@@ -97,6 +98,7 @@ def best_match(
             "neuron" if sae_a is None else "feature": np.arange(width_a),
             "match": torch.where(known, match, -1).cpu().numpy(),
             "pearson": torch.where(known, found.clamp(-1, 1), torch.nan).cpu().numpy(),
+            "firings": firings.cpu().numpy(),
         }
     )
 
@@ -147,7 +149,8 @@ def pair_sums(
     ]
     weights = [_median_free(logit_matrix(model, _directions(model, sae)[chosen])).to(home) for model, sae, chosen in sides]
     activation, attribution = (torch.zeros(6, n_blocks * n, dtype=torch.float64, device=home) for _ in range(2))
-    for rows in context_batches(tokens, max(n, *(model.W_out.shape[0] for model in (model_a, model_b))), batch_contexts):
+    # Of every entry its place and a dozen numbers are in memory at once.
+    for rows in context_batches(tokens, 4 * max(n, *(model.W_out.shape[0] for model in (model_a, model_b))), batch_contexts):
         x, y = (_chosen(model, sae, chosen, tokens[rows]).to(home) for model, sae, chosen in sides)
         # Only where one of the two is active is there anything to add.
         token, pair = ((x > 0) | (y > 0)).nonzero(as_tuple=True)

@@ -67,7 +67,7 @@ def test_edges_by_hand():
     assert row[["hits", "steps", "probability", "base", "lift", "gain", "together"]].tolist() == pytest.approx(
         [10, 20, 0.5, 0.02, 25, 1.0, 0.5]
     )
-    assert automata.edges(counts, max_together=1)["lift"].min() == pytest.approx(25)
+    assert automata.edges(counts, max_together=1.0)["lift"].min() == pytest.approx(25)
     assert automata.edges(counts, min_hits=9)["source"].tolist() == [0, 0, 1]
     nothing = automata.edges(counts, min_hits=100)
     assert nothing.empty
