@@ -110,6 +110,20 @@ def test_lift_by_hand():
     assert np.isnan(automata.lift(source, target, np.zeros_like(raised), document)["lift"])
 
 
+def test_features_by_kind_equal_a_slow_count(model, sae, text):
+    kinds = {"low": (text < 25).numpy(), "late": np.broadcast_to(np.arange(12) >= 6, (20, 12))}
+    with torch.no_grad():
+        fires = fires_of(model, sae, text)
+        found = automata.features_by_kind(model, sae, text, kinds, precision=0.55, min_firings=5)
+    fired = fires.sum((0, 1))
+    for kind, member in kinds.items():
+        inside = fires[member].sum(0)
+        assert set(found[kind]) == {i for i in range(64) if fired[i] >= 5 and inside[i] >= 0.55 * fired[i]}
+        assert (np.diff(fired[found[kind]]) <= 0).all()
+    with pytest.raises(BookError, match="same tokens"):
+        automata.features_by_kind(model, sae, text, {"short": np.zeros((20, 11), bool)})
+
+
 def test_walks_by_hand():
     fires = np.zeros((2, 6, 2), bool)
     fires[0, [1, 3], 0] = fires[0, [2, 4], 1] = True
