@@ -24,6 +24,8 @@ _SPARSE_BELOW = 0.02
 """Share of non-zero activations under which a sparse product is the faster one on a CPU."""
 _TOKENS_A_PRODUCT = 2**16
 """Tokens whose activations a sparse product sums over; fewer would spend the time on adding products up."""
+_BATCH_ELEMENTS = 2**21
+"""Activations computed at a time: few enough that the steps after a product find them in the processor's cache."""
 
 
 class PairSums(NamedTuple):
@@ -63,7 +65,7 @@ def best_match(
         model_b: the second model, with the same tokenizer; it may be the first one again.
         sae_b: its dictionary; None compares its neurons.
         tokens: token ids that both models read.
-        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+        batch_contexts: contexts a batch; None chooses so that a batch stays in the processor's cache.
 
     Returns:
         One row for each feature of A: `feature` (`neuron` if `sae_a` is None), `match` (index in B), `pearson`, and
@@ -80,7 +82,7 @@ def best_match(
     width_a, width_b = _width(model_a, sae_a), _width(model_b, sae_b)
     moments_a, moments_b = Moments(width_a, model_a.device), Moments(width_b, model_a.device)
     products, firings = _Products(width_a, width_b, model_a.device), torch.zeros(width_a, dtype=torch.int64, device=model_a.device)
-    for rows in context_batches(tokens, max(width_a, width_b), batch_contexts):
+    for rows in context_batches(tokens, max(width_a, width_b), batch_contexts or _batch(tokens, max(width_a, width_b))):
         acts_a = _activations(model_a, sae_a, tokens[rows])
         acts_b = _activations(model_b, sae_b, tokens[rows]).to(acts_a.device)
         moments_a.add(acts_a)
@@ -128,7 +130,7 @@ def pair_sums(
         tokens: token ids that both models read, at least 2 a context.
         documents: which document each token belongs to; None takes all tokens for one block.
         n_blocks: the documents are dealt out to so many blocks, fewer if there are fewer documents.
-        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+        batch_contexts: contexts a batch; None chooses so that a batch stays in the processor's cache.
 
     Raises:
         BookError: a pair names a feature that is not there, the contexts are too short, or the documents are of other tokens.
@@ -149,8 +151,8 @@ def pair_sums(
     ]
     weights = [_median_free(logit_matrix(model, _directions(model, sae)[chosen])).to(home) for model, sae, chosen in sides]
     activation, attribution = (torch.zeros(6, n_blocks * n, dtype=torch.float64, device=home) for _ in range(2))
-    # Of every entry its place and a dozen numbers are in memory at once.
-    for rows in context_batches(tokens, 4 * max(n, *(model.W_out.shape[0] for model in (model_a, model_b))), batch_contexts):
+    width = max(n, *(model.W_out.shape[0] for model in (model_a, model_b)))
+    for rows in context_batches(tokens, width, batch_contexts or _batch(tokens, width)):
         x, y = (_chosen(model, sae, chosen, tokens[rows]).to(home) for model, sae, chosen in sides)
         # Only where one of the two is active is there anything to add.
         token, pair = ((x > 0) | (y > 0)).nonzero(as_tuple=True)
@@ -189,7 +191,7 @@ def pair_similarities(
         sae_b: its dictionary; None takes its neurons.
         pairs: a feature of A and a feature of B in each row.
         tokens: token ids that both models read, at least 2 a context.
-        batch_contexts: contexts a batch; None chooses so that a batch fits in about 128 MiB.
+        batch_contexts: contexts a batch; None chooses so that a batch stays in the processor's cache.
 
     Returns:
         One row a pair: `feature`, `match`, and the Pearson correlations `activation`, `logit`, `attribution`
@@ -297,6 +299,10 @@ class _Products:
             # Only the entries that are there: spread out, the product would be as large as the total.
             self._total.numpy()[product.row, product.col] += product.data
             self._waiting.clear()
+
+
+def _batch(tokens: Int[Tensor, "context pos"], width: int) -> int:
+    return max(1, _BATCH_ELEMENTS // (width * max(1, tokens.shape[1])))
 
 
 def _check_sides(model_a: OneLayerTransformer, model_b: OneLayerTransformer) -> None:
