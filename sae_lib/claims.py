@@ -679,6 +679,8 @@ _LEDGER = (
         f"{_TM}, universality",
         "correlation over features of activation similarity with each of the two",
         "stronger for attribution by at least 0.2",
+        holds=(Band("attribution_relation - logit_relation", 0.2),),
+        partly=(Band("attribution_relation - logit_relation", ABOVE_ZERO),),
     ),
     Claim(
         49,
@@ -695,8 +697,10 @@ _LEDGER = (
         "Features drive each other like finite state automata",
         "a loop through HTML, snake case",
         f"{_TM}, finite state automata",
-        "for a chosen pair, how often the other fires next",
+        "how often a feature fires after another and one of the tokens that the other raises most, over its base rate",
         "lift above 10, and a cycle of length 2 or more",
+        holds=(Band("lift", 10), Band("cycle", 2)),
+        partly=(Band("lift", 10),),
     ),
     Claim(
         51,
@@ -706,6 +710,9 @@ _LEDGER = (
         f"{_TM}, finite state automata",
         "features that fire in order over a repeated phrase",
         "a chain of 4 or more at 16,384 features or above, else not testable",
+        holds=(Band("chain", 4),),
+        partly=(Band("chain", 2),),
+        testable=(Band("d_sae", 16_384),),
     ),
     # F. Follow-ups
     Claim(

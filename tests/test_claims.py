@@ -94,6 +94,9 @@ CASES = {
     45: ({"features_with_two_parents": 1}, None),
     46: ({"feature_median": 0.72}, {"feature_median": 0.95}),
     47: ({"feature_median": 0.72, "neuron_median": 0.46}, {"feature_median": 0.5, "neuron_median": 0.46}),
+    48: ({"attribution_relation": 0.9, "logit_relation": 0.4}, {"attribution_relation": 0.5, "logit_relation": 0.4}),
+    50: ({"lift": 20, "cycle": 2}, {"lift": 20, "cycle": 0}),
+    51: ({"chain": 5, "d_sae": 16_384}, {"chain": 3, "d_sae": 16_384}),
 }
 
 

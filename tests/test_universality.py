@@ -47,7 +47,8 @@ def test_best_match_equals_numpy(models, dictionaries, tokens, monkeypatch, spar
     a, b = (acts_of(model, sae, tokens) for model, sae in zip(models, dictionaries, strict=True))
     table = universality.best_match(models[0], dictionaries[0], models[1], dictionaries[1], tokens, batch_contexts=8)
     pearson = by_numpy(a, b)
-    assert table.columns.tolist() == ["feature", "match", "pearson"]
+    assert table.columns.tolist() == ["feature", "match", "pearson", "firings"]
+    assert (table["firings"] == (a > 0).sum(0)).all()
     assert table["feature"].tolist() == list(range(30))
     for row in table.itertuples():
         if np.isnan(pearson[row.feature]).all():
@@ -63,7 +64,7 @@ def test_best_match_equals_numpy(models, dictionaries, tokens, monkeypatch, spar
 def test_neurons_by_numpy(models, tokens):
     table = universality.best_match(models[0], None, models[1], None, tokens)
     pearson = by_numpy(acts_of(models[0], None, tokens), acts_of(models[1], None, tokens))
-    assert table.columns.tolist() == ["neuron", "match", "pearson"]
+    assert table.columns[0] == "neuron"
     assert table["pearson"].to_numpy() == pytest.approx(np.nanmax(pearson, axis=1), abs=1e-5)
 
 
@@ -85,12 +86,30 @@ def test_a_permutation_is_undone(models, dictionaries, tokens):
 
 
 def test_products_by_hand():
+    def product(*batches):
+        products = universality._Products(batches[0][0].shape[1], batches[0][1].shape[1], torch.device("cpu"))
+        for a, b in batches:
+            products.add(a, b)
+        return products.total.tolist()
+
     a, b = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
-    assert universality._products(a, b).tolist() == [[1, 7, 0], [0, 0, 0]]
-    sparse = torch.zeros(100, 4)
+    assert product((a, b)) == [[1, 7, 0], [0, 0, 0]]
+    sparse, dense = torch.zeros(100, 4), torch.ones(100, 3)
     sparse[5, 1] = 2
-    dense = torch.ones(100, 3)
-    assert universality._products(sparse, dense).tolist() == [[0, 0, 0], [2, 2, 2], [0, 0, 0], [0, 0, 0]]
+    assert product((sparse, dense)) == [[0, 0, 0], [2, 2, 2], [0, 0, 0], [0, 0, 0]]
+    assert product((dense, sparse)) == [[0, 2, 0, 0]] * 3
+    # Two sparse batches wait for each other, a dense one between them does not.
+    assert product((sparse, sparse), (torch.ones(1, 4), torch.ones(1, 4)), (sparse, sparse))[1] == [1, 9, 1, 1]
+
+
+def test_sparse_products_are_added_up_in_time(monkeypatch):
+    monkeypatch.setattr(universality, "_TOKENS_A_PRODUCT", 50)
+    draws = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(1_000, width, generator=draws) * (torch.rand(1_000, width, generator=draws) < 0.01) for width in (20, 30))
+    products = universality._Products(20, 30, torch.device("cpu"))
+    for rows in range(0, 1_000, 40):
+        products.add(a[rows : rows + 40], b[rows : rows + 40])
+    assert torch.allclose(products.total, a.double().T @ b.double(), rtol=1e-6)
 
 
 def test_pair_similarities_equal_numpy(models, dictionaries, tokens):
@@ -109,6 +128,81 @@ def test_pair_similarities_equal_numpy(models, dictionaries, tokens):
             else:
                 assert getattr(row, name) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-5)
     assert np.isnan(table["activation"][3])
+
+
+def test_sums_by_block_add_up_and_know_their_documents(models, dictionaries, tokens):
+    pairs = np.array([[0, 3], [5, 5], [7, 1]])
+    documents = np.repeat(np.arange(25), 12).reshape(50, 6) * 10
+    sums = universality.pair_sums(models[0], dictionaries[0], models[1], dictionaries[1], pairs, tokens, documents, 4, batch_contexts=7)
+    assert sums.activation.shape == sums.attribution.shape == (4, 3, 6)
+    assert sums.activation[..., 0].sum(0).tolist() == [300] * 3
+    assert sums.attribution[..., 0].sum(0).tolist() == [250] * 3
+    f = acts_of(models[0], dictionaries[0], tokens)[:, 5]
+    g = acts_of(models[1], dictionaries[1], tokens)[:, 5]
+    inside = documents.ravel() // 10 % 4 == 1
+    by_hand = [inside.sum(), f[inside].sum(), g[inside].sum(), (f**2)[inside].sum(), (g**2)[inside].sum(), (f * g)[inside].sum()]
+    assert sums.activation[1, 1] == pytest.approx(by_hand, rel=1e-5)
+    whole = universality.pair_sums(models[0], dictionaries[0], models[1], dictionaries[1], pairs, tokens)
+    assert whole.activation[0] == pytest.approx(sums.activation.sum(0), rel=1e-6)
+    few = universality.pair_sums(models[0], dictionaries[0], models[1], dictionaries[1], pairs, tokens, documents // 200 * 200, 40)
+    assert few.activation.shape[0] == 2
+
+
+def test_neurons_have_logit_weights_too(models, tokens):
+    pairs = np.array([[0, 3], [11, 11]])
+    sums = universality.pair_sums(models[0], None, models[1], None, pairs, tokens)
+    written = [
+        features.logit_matrix(model, torch.eye(12))[torch.from_numpy(pairs[:, side])].detach().double().numpy()
+        for side, model in enumerate(models)
+    ]
+    assert sums.logit == pytest.approx([np.corrcoef(*two)[0, 1] for two in zip(*written, strict=True)], abs=1e-5)
+
+
+def sums_of(pearson_by_block, logit, attribution):
+    """Blocks in which x is 0 and 1 and y follows it so far that the correlation is as wanted."""
+
+    def one(r):
+        return [2.0, 0.0, 0.0, 2.0, 2.0, 2.0 * r]
+
+    blocks = np.array([[one(r) for r in block] for block in pearson_by_block])
+    return universality.PairSums(blocks, np.array([[one(r) for r in attribution]] * len(blocks)), np.array(logit))
+
+
+def test_median_interval_by_hand():
+    same = sums_of([[0.2, 0.5, 0.9]] * 4, [0, 0, 0], [0, 0, 0])
+    assert universality.median_interval(same, n=50) == pytest.approx((0.5, 0.5, 0.5))
+    differ = sums_of([[0.2, 0.4, 0.9], [0.2, 0.6, 0.9]], [0, 0, 0], [0, 0, 0])
+    median, low, high = universality.median_interval(differ, n=400)
+    assert median == pytest.approx(0.5)
+    assert (low, high) == pytest.approx((0.4, 0.6))
+    assert np.isnan(universality.median_interval(sums_of([[0.2]], [0], [0]))[1])
+
+
+def test_relations_by_hand():
+    sums = sums_of([[0.1, 0.2, 0.3, 0.4]] * 3, [0.4, 0.3, 0.2, 0.1], [0.2, 0.4, 0.6, 0.8])
+    table = universality.relations(sums, n=20).set_index("similarity")
+    assert table["relation"].to_dict() == pytest.approx({"logit": -1, "attribution": 1, "difference": 2})
+    assert table.loc["attribution", ["low", "high"]].tolist() == pytest.approx([1, 1])
+
+
+def test_models_of_two_tokenizers_are_refused(models, dictionaries, tokens):
+    other = OneLayerTransformer(TransformerConfig(d_model=8, n_heads=2, d_head=4, d_mlp=12, n_ctx=6, d_vocab=21), seed=1)
+    with pytest.raises(BookError, match="one tokenizer"):
+        universality.best_match(models[0], None, other, None, tokens)
+    with pytest.raises(BookError, match="one tokenizer"):
+        universality.pair_similarities(models[0], None, other, None, np.array([[0, 0]]), tokens)
+    with pytest.raises(BookError, match="another tokenizer"):
+        universality.best_match(models[0], None, models[1], None, tokens + 5)
+    with pytest.raises(BookError, match="longer than"):
+        universality.best_match(models[0], None, models[1], None, tokens.view(25, 12))
+
+
+def test_documents_of_other_tokens_are_refused(models, dictionaries, tokens):
+    sides = (models[0], dictionaries[0], models[1], dictionaries[1], np.array([[0, 0]]), tokens)
+    with pytest.raises(BookError, match="same text"):
+        universality.pair_sums(*sides, np.zeros((50, 5), int))
+    with pytest.raises(BookError, match="at least 2"):
+        universality.pair_sums(*sides, np.zeros((50, 6), int), n_blocks=1)
 
 
 def test_bad_input_is_named(models, dictionaries, tokens):

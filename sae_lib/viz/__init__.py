@@ -4,6 +4,7 @@ Colours have one meaning each, and no two series differ by colour alone: *this r
 the *reference run* dashed, the *paper* a black rule or dot. Each figure carries a text alternative in `layout.meta["alt"]`.
 """
 
+from sae_lib.viz.automata import state_diagram, state_strips
 from sae_lib.viz.base import (
     CONTROL,
     CONTROL_PATTERN,
@@ -35,6 +36,7 @@ from sae_lib.viz.explained import cluster, cost_by_kind, frontier
 from sae_lib.viz.lines import resampling_arms, training_curves
 from sae_lib.viz.text import labelled_text, token_strips
 from sae_lib.viz.toy import curves, dimensionality_strip, gram, learning, neuron_stack, phase_diagram, polytopes, toy_vectors
+from sae_lib.viz.universality import similarity_scatter
 
 __all__ = [
     "CONTROL",
@@ -71,7 +73,10 @@ __all__ = [
     "polytopes",
     "resampling_arms",
     "similarity_histogram",
+    "similarity_scatter",
     "specificity",
+    "state_diagram",
+    "state_strips",
     "token_strips",
     "toy_vectors",
     "training_curves",

@@ -1,0 +1,45 @@
+"""How long all correlations between two dictionaries take, and in what memory: `python benchmarks/universality.py`.
+
+What it should take: 4,096 x 4,096 features over 2 million tokens in under 8 minutes on 2 cores and under 3 GB; 4,096 x 16,384 under 6 GB.
+"""
+
+import argparse
+import resource
+import time
+
+import numpy as np
+import torch
+
+from sae_lib.sae import SAEConfig, SparseAutoencoder
+from sae_lib.transformer import OneLayerTransformer, TransformerConfig
+from sae_lib.universality import best_match, pair_sums
+
+FIRES_PER_TOKEN = 20
+
+
+def side(seed: int, width: int, tokens: torch.Tensor) -> tuple[OneLayerTransformer, SparseAutoencoder]:
+    """An untrained model of the paper's geometry and a dictionary of which as many features fire a token as of a trained one."""
+    model = OneLayerTransformer(TransformerConfig(128, 4, 32, 512, 256, 8_192), seed=seed).eval().requires_grad_(False)
+    sae = SparseAutoencoder(SAEConfig(512, width, 0.004), seed=seed).requires_grad_(False)
+    pre = sae.encode(model.begin(tokens[:16])[1].flatten(0, 1))
+    sae.b_enc.sub_(pre.topk(max(1, len(pre) * FIRES_PER_TOKEN // width), dim=0).values[-1])
+    return model, sae
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="that both dictionaries read")
+    parser.add_argument("--widths", type=int, nargs=2, default=(4_096, 4_096), help="features of the two dictionaries")
+    chosen = parser.parse_args()
+    tokens = torch.randint(0, 8_192, (chosen.tokens // 256, 256), generator=torch.Generator().manual_seed(0))
+    (model_a, sae_a), (model_b, sae_b) = (side(seed, width, tokens) for seed, width in enumerate(chosen.widths))
+    l0 = [float((sae.encode(model.begin(tokens[:8])[1]) > 0).sum(-1).float().mean()) for model, sae in ((model_a, sae_a), (model_b, sae_b))]
+    print(f"{tokens.numel():,} tokens, {sae_a.cfg.d_sae:,} x {sae_b.cfg.d_sae:,} features, {l0[0]:.0f} and {l0[1]:.0f} firing a token")
+    start = time.perf_counter()
+    matches = best_match(model_a, sae_a, model_b, sae_b, tokens)
+    print(f"best_match: {time.perf_counter() - start:.1f} s", flush=True)
+    start, documents = time.perf_counter(), np.arange(tokens.numel()).reshape(tokens.shape) // 500
+    pairs = matches.loc[matches["match"] >= 0, ["feature", "match"]].to_numpy()
+    pair_sums(model_a, sae_a, model_b, sae_b, pairs, tokens, documents)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"pair_sums of {len(pairs):,} pairs: {time.perf_counter() - start:.1f} s; peak memory {peak:.2f} GiB")
