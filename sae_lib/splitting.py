@@ -1,19 +1,23 @@
-"""How features split as dictionaries grow: nearest decoder directions, and the family of one context.
+"""How features split as dictionaries grow: the graph of parents and children, nearest decoder directions, and one context's family.
+
+Sparse activations of some thousands of tokens are in memory at a time, never a matrix of all tokens by features.
 
 Source: Bricken et al. 2023, "Feature Splitting".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float32, Int
+from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_lib.errors import BookError
-from sae_lib.metrics import check_fits, context_batches
+from sae_lib.metrics import ULTRALOW_FIRINGS, check_fits, context_batches
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
 
