@@ -119,18 +119,17 @@ def _edges(
     over_target *= target_squares.astype(np.float32)
     product[rare] = 0
     if pair[0] == pair[1]:
-        product[np.tril_indices(len(product))] = 0
+        for feature, row in enumerate(product):
+            row[: feature + 1] = 0
     for norm in (over_source, over_target):
         np.sqrt(norm, out=norm)
         np.divide(product, norm, out=norm, where=product > 0)
         norm[product <= 0] = 0
-    source, target = np.nonzero(np.maximum(over_source, over_target, out=product) > threshold)
-    found = {name: values[source, target].clip(max=1).astype(float) for name, values in zip(_COSINES, (over_source, over_target, product))}
+    largest = np.maximum(over_source, over_target, out=product)
+    source, target = np.nonzero(largest > threshold)
     ends = {"source_dictionary": pair[0], "source": source, "target_dictionary": pair[1], "target": target}
-    return pd.DataFrame(ends | found)
-
-
-_COSINES = ("over_source", "over_target", "cosine")
+    found = {"over_source": over_source, "over_target": over_target, "cosine": largest}
+    return pd.DataFrame(ends | {name: values[source, target].clip(max=1).astype(float) for name, values in found.items()})
 
 
 def check_one_model(model: OneLayerTransformer, dictionaries: Mapping[str, SparseAutoencoder]) -> None:
@@ -216,7 +215,9 @@ def _chunks(tokens: Int[Tensor, "context pos"]) -> Iterator[slice]:
     return context_batches(tokens, 1, max(1, _CHUNK_TOKENS // max(1, tokens.shape[1])))
 
 
-def _sparse_acts(model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tensor, "context pos"], batch_contexts: int | None):
+def _sparse_acts(
+    model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tensor, "context pos"], batch_contexts: int | None
+) -> csr_array:
     """The activations of all features, as a sparse matrix of token by feature."""
     parts = []
     for rows in context_batches(tokens, len(sae.W_dec), batch_contexts):
