@@ -236,7 +236,7 @@ def concentration(
     model: OneLayerTransformer,
     sae: SparseAutoencoder,
     tokens: Int[Tensor, "context pos"],
-    keys: Mapping[str, Integer[np.ndarray, "context pos"]],
+    keys: Mapping[str, Integer[np.ndarray, "..."]],
     batch_contexts: int | None = None,
 ) -> dict[str, pd.DataFrame]:
     """The one token, the one phrase, or the one kind of text on which each feature spends most of its activation.
@@ -324,9 +324,9 @@ def sums_by_document(
     sae: SparseAutoencoder,
     tokens: Int[Tensor, "context pos"],
     features: Sequence[int],
-    keys: Integer[np.ndarray, "context pos"],
+    keys: Integer[np.ndarray, "..."],
     key_of: Integer[np.ndarray, " feature"],
-    document: Int[np.ndarray, "context pos"],
+    document: Int[np.ndarray, "..."],
     batch_contexts: int | None = None,
 ) -> Float64[np.ndarray, "document feature 4"]:
     """For a few features, what each document adds to their firings and their activation: in all, and on a key of each feature's own.
@@ -356,13 +356,16 @@ def sums_by_document(
         raise BookError(f"{len(features)} features and {len(key_of)} keys of theirs: the family is empty or the two do not match")
     chosen = torch.tensor([int(feature) for feature in features], device=model.device)
     number = np.unique(document, return_inverse=True)[1].reshape(document.shape)
-    found = np.zeros((number.max() + 1, 4, len(chosen)))
-    for rows in context_batches(tokens, 4 * len(chosen), batch_contexts):
+    found = np.zeros((4, number.max() + 1, len(chosen)))
+    for rows in context_batches(tokens, len(chosen), batch_contexts):
         acts = encode_columns(sae, model.begin(tokens[rows].to(model.device))[1], chosen).flatten(0, 1).double().cpu().numpy()
-        on_key = keys[rows].reshape(-1, 1) == key_of
-        values = np.stack([acts > 0, (acts > 0) & on_key, acts, acts * on_key], axis=1)
-        np.add.at(found, number[rows].ravel(), values)
-    return found.transpose(0, 2, 1)
+        token, feature = acts.nonzero()
+        on_key = keys[rows].ravel()[token] == np.asarray(key_of)[feature]
+        values = acts[token, feature]
+        place = number[rows].ravel()[token] * len(chosen) + feature
+        for total, weights in zip(found, (None, on_key, values, values * on_key), strict=True):
+            total += np.bincount(place, weights, total.size).reshape(total.shape)
+    return found.transpose(1, 2, 0)
 
 
 def _check_tokens(tokens: Int[Tensor, "context pos"], values: np.ndarray, what: str) -> None:

@@ -189,7 +189,7 @@ def test_families_follow_the_closest_parent():
     assert table.loc[("A/2", 0)][["parent", "parents", "children", "family"]].tolist() == [6, 2, 0, "A/0/1"]
     assert table.loc[("A/2", 3), "family"] == "A/1/9"
     assert table.loc[("A/0", 2), "family"] == "A/0/2"
-    assert len(table) == 8
+    assert len(table) == 7
     assert splitting.families(EDGES.head(0)).empty
     with pytest.raises(BookError, match="within one dictionary"):
         splitting.families(graph(("A/1", 1, "A/1", 5, 0.9)))
