@@ -62,7 +62,9 @@ def family_graph(nodes: pd.DataFrame, edges: pd.DataFrame) -> go.Figure:
         )
     )  # fmt: skip
     order = list(dict.fromkeys(nodes["dictionary"]))
-    figure.update_xaxes(tickvals=list(range(len(order))), ticktext=order, range=[-0.2, len(order) - 0.5], showgrid=False)
+    figure.update_xaxes(
+        title_text="dictionary", tickvals=list(range(len(order))), ticktext=order, range=[-0.2, len(order) - 0.5], showgrid=False
+    )
     figure.update_yaxes(visible=False, range=[-0.05, 1.05])
     figure.update_layout(showlegend=True)
     counts = ", ".join(f"{int(count)} in {name}" for name, count in nodes["dictionary"].value_counts(sort=False).items())
@@ -119,8 +121,8 @@ def feature_map(table: pd.DataFrame, marked: str = "") -> go.Figure:
     if len(ring):
         marker = {"color": PAPER, "symbol": "circle-open", "size": 14, "line": {"width": 2}}
         figure.add_trace(go.Scatter(**places(ring), name=escape(marked), marker=marker, hoverinfo="skip"))
-    for axis in (figure.update_xaxes, figure.update_yaxes):
-        axis(showticklabels=False, ticks="", showline=False, showgrid=False)
+    for axis, which in ((figure.update_xaxes, "first"), (figure.update_yaxes, "second")):
+        axis(title_text=f"{which} coordinate (no unit)", showticklabels=False, ticks="", showline=False, showgrid=False)
     figure.update_layout(showlegend=True)
     counts = ", ".join(f"{count:,} of {name}" for name, count in table["dictionary"].value_counts(sort=False).items())
     return finish(figure, f"A map of decoder directions: {counts}{f'; {len(ring)} are marked as {marked}' if marked else ''}.", 560)
