@@ -8,11 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sae_lib.errors import BookError
-from sae_lib.viz.base import FEATURE, PAPER, PROXY, finish, need, rounded
+from sae_lib.viz.base import FEATURE, PAPER, finish, need, rounded
 from sae_lib.viz.text import visible
 
 _MAP_POINTS = 5_000  # eight bytes each
-_SHADES = (PROXY, FEATURE, "#56B4E9")
+_SHADES = ("#003F63", FEATURE, "#56B4E9")
 _SYMBOLS = ("diamond", "circle", "x")
 
 
@@ -99,13 +99,14 @@ def feature_map(table: pd.DataFrame, marked: str = "") -> go.Figure:
         marked: the column whose true rows are drawn with a ring, such as a family.
 
     Returns:
-        A map; of more than 5,000 features every k-th of those not marked is drawn.
+        A map of at most 5,000 features: all of the first dictionary, and every k-th of the others where there are more; all that are marked.
 
     Source: Bricken et al. 2023, feature splitting (UMAP of the decoder).
     """
     need(table, ["dictionary", "feature", "x", "y", *([marked] if marked else [])], "a map")
     ring = table[table[marked]] if marked else table.head(0)
-    thinned = table.iloc[:: max(1, -(-len(table) // _MAP_POINTS))]
+    small = table["dictionary"] == table["dictionary"].iloc[0]
+    thinned = pd.concat([table[small], table[~small].iloc[:: max(1, -(-int((~small).sum()) // max(1, _MAP_POINTS - int(small.sum()))))]])
     # Whole numbers of two bytes, so that a stored map stays small.
     low, span = table[["x", "y"]].min(), (table[["x", "y"]].max() - table[["x", "y"]].min()).replace(0, 1)
 
