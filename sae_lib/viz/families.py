@@ -99,7 +99,7 @@ def feature_map(table: pd.DataFrame, marked: str = "") -> go.Figure:
         marked: the column whose true rows are drawn with a ring, such as a family.
 
     Returns:
-        A map of at most 5,000 features: all of the first dictionary, and every k-th of the others where there are more; all that are marked.
+        A map of at most 5,000 features: all of the first dictionary, all that are marked, and every k-th of the rest if need be.
 
     Source: Bricken et al. 2023, feature splitting (UMAP of the decoder).
     """
