@@ -8,7 +8,7 @@ from sae_lib import claims
 from sae_lib.claims import ABOVE_ZERO, Band, claim, verdict
 from sae_lib.errors import BookError
 
-MEASURED_NOW = (*range(1, 16), 16, 18, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 34, 35, 43, 44, 45, 46, 47)
+MEASURED_NOW = (*range(1, 16), 16, 18, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 34, 35, 43, 44, 45, 46, 47, 49)
 
 # One set of values that meets the criterion, and one that meets the direction only (None: the ledger has no size to miss).
 CASES = {
@@ -74,6 +74,7 @@ CASES = {
     45: ({"features_with_two_parents": 1}, None),
     46: ({"feature_median": 0.72}, {"feature_median": 0.95}),
     47: ({"feature_median": 0.72, "neuron_median": 0.46}, {"feature_median": 0.5, "neuron_median": 0.46}),
+    49: ({"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 200}, {"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 40}),
 }
 
 
