@@ -74,6 +74,20 @@ def test_in_class_features_equal_counting(model, tokens):
     assert table["recall"].is_monotonic_decreasing
 
 
+def test_several_classes_are_counted_at_once(model, tokens):
+    sae = SparseAutoencoder(SAEConfig(12, 30, l1_coeff=0.1), seed=2)
+    low = tokens.numpy() < 8
+    counts = splitting.firings_in_classes(model, sae, tokens, {"low": low, "high": ~low}, batch_contexts=7)
+    assert (counts["low"] + counts["high"] == counts["firings"]).all()
+    alone = splitting.in_class_features(model, sae, tokens, ~low)
+    pd.testing.assert_frame_equal(splitting.class_members(counts, "high", int((~low).sum())), alone)
+    assert 0 < len(alone) < 30
+    with pytest.raises(BookError, match="high of shape"):
+        splitting.firings_in_classes(model, sae, tokens, {"high": low[:3]})
+    with pytest.raises(BookError, match="'odd' was not counted; there are 'low', 'high'"):
+        splitting.class_members(counts, "odd", 3)
+
+
 def test_rare_firings_do_not_count(model, tokens):
     sae = SparseAutoencoder(SAEConfig(12, 30, l1_coeff=0.1), seed=2)
     everything = np.ones(tuple(tokens.shape), bool)
