@@ -688,8 +688,10 @@ _LEDGER = (
         "Token-in-context features dominate",
         'over 100 features of "the" in A/4',
         f"{_TM}, feature motifs",
-        "features with over 50% of their activation on one common token",
-        "their number grows with width",
+        "features with over 50% of their activation on one common token (at least one in a thousand tokens), by width",
+        "their number grows from A/0 to A/1 and from A/1 to A/2",
+        holds=(Band("one_token_a1 - one_token_a0", 1), Band("one_token_a2 - one_token_a1", 1)),
+        partly=(Band("one_token_a2 - one_token_a0", 1),),
     ),
     Claim(
         50,

@@ -57,7 +57,7 @@ FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in 
     {"viz", "page", "scorecard", "browser", "cards", "exercises", "build", "cli"},
 
 # Public names there that are ours: they check, cut or look up, and the paper has nothing to say about them.
-OURS = {"context_batches", "check_fits", "TokenTable", "Tally", "thresholds", "halves", "judged"}
+OURS = {"context_batches", "check_fits", "TokenTable", "Tally", "thresholds", "halves", "judged", "check_one_model"}
 
 # What only the runner needs, and a reader of a single chapter does not.
 BOOK_TOOLS = {"papermill", "traitlets", "yaml"}

@@ -97,6 +97,7 @@ CASES = {
     48: ({"attribution_relation": 0.9, "logit_relation": 0.4}, {"attribution_relation": 0.5, "logit_relation": 0.4}),
     50: ({"lift": 20, "cycle": 2}, {"lift": 20, "cycle": 0}),
     51: ({"chain": 5, "d_sae": 16_384}, {"chain": 3, "d_sae": 16_384}),
+    49: ({"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 200}, {"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 40}),
 }
 
 

@@ -50,6 +50,29 @@ def ablation():
     return pd.DataFrame({"left": [0, 1, 2], "right": [1, 2, 3]} | counts)
 
 
+def family_nodes(note="' the'"):
+    return pd.DataFrame([("A/0", 4, note), ("A/1", 9, "b"), ("A/1", 2, "c"), ("A/2", 7, "d")], columns=["dictionary", "feature", "note"])
+
+
+def family_edges():
+    rows = [("A/0", 4, "A/1", 9, 0.9), ("A/0", 4, "A/1", 2, 0.5), ("A/1", 9, "A/2", 7, 0.6), ("A/1", 2, "A/2", 7, 0.8)]
+    return pd.DataFrame(rows, columns=["source_dictionary", "source", "target_dictionary", "target", "cosine"])
+
+
+def feature_points(n=20_992):
+    rng = np.random.default_rng(0)
+    names = np.repeat(["A/0", "A/1", "A/2"], [512, 4_096, n - 4_608])
+    return pd.DataFrame(
+        {
+            "dictionary": names,
+            "feature": np.arange(n) % 16_384,
+            "x": rng.normal(size=n),
+            "y": rng.normal(size=n),
+            "base64": np.arange(n) < 30,
+        }
+    )
+
+
 def figures():
     rng = np.random.default_rng(0)
     share = np.linspace(0.2, 1, 11)
@@ -65,6 +88,8 @@ def figures():
         "family_counts": viz.family_counts(families()),
         "neighbour_histogram": viz.neighbour_histogram(rng.uniform(size=16_384), rng.normal(0, 0.05, 16_384)),
         "ablation_by_interval": viz.ablation_by_interval(ablation()),
+        "family_graph": viz.family_graph(family_nodes(), family_edges()),
+        "feature_map": viz.feature_map(feature_points(), "base64"),
         "toy_vectors": viz.toy_vectors({str(i): rng.normal(size=(2, 20)) for i in range(12)}),
     }
 
@@ -231,3 +256,27 @@ def test_token_strips_shade_by_activation():
 def test_wrong_tables_are_named(call, message):
     with pytest.raises(BookError, match=message):
         call()
+
+
+def test_a_family_shows_its_merges_and_escapes_its_notes():
+    figure = viz.family_graph(family_nodes("<b onclick=x>\u202e"), family_edges())
+    closest, another, dots = figure.data
+    assert list(dots.x) == [0, 1, 1, 2]
+    assert list(dots.marker.symbol) == ["circle", "circle", "circle", "diamond"]
+    assert (list(closest.x).count(None), list(another.x)) == (3, [1, 2, None])
+    # The parent that is not the closest is the first of A/1's.
+    assert another.y[0] == dots.y[1]
+    assert dots.hovertext[0] == "<b>A/0/4</b><br>&lt;b onclick=x&gt;\\u{202e}"
+    assert "1 of them have two parents" in figure.layout.meta["alt"]
+    with pytest.raises(BookError, match="ends at A/2/7"):
+        viz.family_graph(family_nodes().head(3), family_edges())
+
+
+def test_a_map_thins_what_is_not_marked(drawn):
+    figure = drawn["feature_map"]
+    assert [trace.name for trace in figure.data] == ["A/0", "A/1", "A/2", "base64"]
+    assert sum(len(trace.x) for trace in figure.data[:3]) <= 5_000
+    assert list(figure.data[3].customdata) == list(range(30))
+    few = viz.feature_map(feature_points(4_700))
+    assert sum(len(trace.x) for trace in few.data) == 4_700
+    assert "512 of A/0, 4,096 of A/1, 92 of A/2" in few.layout.meta["alt"]

@@ -33,6 +33,7 @@ from sae_lib.viz.dictionary import (
     specificity,
 )
 from sae_lib.viz.explained import cluster, cost_by_kind, frontier
+from sae_lib.viz.families import family_graph, feature_map
 from sae_lib.viz.lines import resampling_arms, training_curves
 from sae_lib.viz.text import labelled_text, token_strips
 from sae_lib.viz.toy import curves, dimensionality_strip, gram, learning, neuron_stack, phase_diagram, polytopes, toy_vectors
@@ -60,6 +61,8 @@ __all__ = [
     "density_histogram",
     "dimensionality_strip",
     "family_counts",
+    "family_graph",
+    "feature_map",
     "feature_vs_neuron",
     "figure_html",
     "frontier",
