@@ -8,7 +8,7 @@ from sae_lib import claims
 from sae_lib.claims import ABOVE_ZERO, Band, claim, verdict
 from sae_lib.errors import BookError
 
-MEASURED_NOW = (*range(1, 16), 16, 18, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 34, 35, 43, 44, 45, 46, 47)
+MEASURED_NOW = (*range(1, 16), 16, 18, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 34, 35, 38, 39, 40, 41, 43, 44, 45, 46, 47)
 
 # One set of values that meets the criterion, and one that meets the direction only (None: the ledger has no size to miss).
 CASES = {
@@ -66,6 +66,22 @@ CASES = {
     31: ({"in_class_top": 0.2, "in_class_base": 0.01}, {"in_class_top": 0.02, "in_class_base": 0.01}),
     34: ({"neuron_pearson": 0.2, "feature_pearson": 0.8}, {"neuron_pearson": 0.7, "feature_pearson": 0.8}),
     35: ({"neurons_above": 27, "largest_squared_share": 0.2}, {"neurons_above": 5, "largest_squared_share": 0.2}),
+    38: (
+        {"feature_median": 12, "neuron_median": 0, "rated_features": 40, "rated_neurons": 40},
+        {"feature_median": 7, "neuron_median": 5, "rated_features": 40, "rated_neurons": 40},
+    ),
+    39: (
+        {"feature_accuracy": 0.74, "neuron_accuracy": 0.58, "shuffled_accuracy": 0.5},
+        {"feature_accuracy": 0.74, "neuron_accuracy": 0.70, "shuffled_accuracy": 0.6},
+    ),
+    40: (
+        {"difference_low": 0.1, "feature_spearman": 0.5, "neuron_spearman": 0.3},
+        {"difference_low": -0.1, "feature_spearman": 0.35, "neuron_spearman": 0.3},
+    ),
+    41: (
+        {"falling": 60, "not_falling": 30, "judged": 90, "score_top": 0.9, "score_bottom": 0.6},
+        {"falling": 30, "not_falling": 60, "judged": 90, "score_top": 0.9, "score_bottom": 0.8},
+    ),
     43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
@@ -164,3 +180,9 @@ def test_resampling_and_the_ultralow_cluster_are_not_judged_where_they_cannot_sh
     assert verdict(22, CASES[22][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(19, CASES[19][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(20, CASES[20][0] | {"cut": 2e-4}).word == "not testable here"
+
+
+def test_a_person_has_to_rate_before_the_rubric_says_anything():
+    word, reason = verdict(38, {"feature_median": math.nan, "neuron_median": math.nan, "rated_features": 0, "rated_neurons": 0})
+    assert word == "not testable here"
+    assert "rated features at least 40, measured 0" in reason
