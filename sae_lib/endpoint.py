@@ -87,7 +87,7 @@ class ChatEndpoint:
             answer = self._post({"model": self.model, "messages": list(messages), "temperature": min(attempt, 1)})
             try:
                 found = read(answer)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 why = str(error)
                 continue
             self._keep(question, answer)
@@ -150,7 +150,7 @@ def _text(content: bytes) -> str:
     """The message of an answer in OpenAI's form; ValueError if it has another."""
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
         raise ValueError("its answer has not the form of OpenAI's chat protocol")

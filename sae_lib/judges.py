@@ -105,7 +105,9 @@ class Rules:
         mean, tables = explanation.rules["mean"], explanation.rules["tables"]
 
         def level(keys: tuple[Hashable, ...]) -> float:
-            return min(max(mean + sum(table.get(key, 0.0) for table, key in zip(tables, keys, strict=True)), 0.0), float(LEVELS))
+            total = mean + sum(table.get(key, 0.0) for table, key in zip(tables, keys, strict=True))
+            # Equal up to rounding is equal; ranks would tell them apart.
+            return round(min(max(total, 0.0), float(LEVELS)), 6)
 
         return [[level(keys) for keys in _keys(tokens)] for tokens in texts]
 

@@ -17,19 +17,19 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
-    {"metrics", "proxies", "features", "truth", "splitting", "universality", "planted"},
-    {"viz", "page", "cards", "exercises", "build", "cli"},
+    {"metrics", "proxies", "features", "truth", "splitting", "universality", "planted", "endpoint", "interpret", "judges"},
+    {"viz", "page", "cards", "exercises", "rating", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 
 # Modules whose public names are the paper's own procedures; each says where in the paper it stands.
-OF_THE_PAPER = {"resampling", "sae", "metrics", "proxies", "truth", "splitting", "universality"}
+OF_THE_PAPER = {"resampling", "sae", "metrics", "proxies", "truth", "splitting", "universality", "interpret", "judges"}
 
 # Public names there that are ours: they check, cut or look up, and the paper has nothing to say about them.
 OURS = {"context_batches", "check_fits", "TokenTable", "Tally", "thresholds", "halves", "judged"}
 
-# What only the runner needs, and a reader of a single chapter does not.
-BOOK_TOOLS = {"papermill", "traitlets", "yaml"}
+# What only the runner or the rating tool needs, and a reader of a single chapter does not.
+BOOK_TOOLS = {"build": {"papermill", "traitlets", "yaml"}, "rating": {"ipywidgets"}}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -100,7 +100,7 @@ def test_what_is_imported_is_declared(path: Path):
     }
     distributions = packages_distributions()
     outside = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} - set(sys.stdlib_module_names) - {"sae_lib"}
-    for name in outside - (BOOK_TOOLS if floor_name(path) == "build" else set()):
+    for name in outside - BOOK_TOOLS.get(floor_name(path), set()):
         providers = {provider.lower().replace("_", "-") for provider in distributions.get(name, [name])}
         assert providers & declared, f"{path.name} imports {name}, which requirements-run.txt does not list"
 

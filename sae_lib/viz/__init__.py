@@ -31,7 +31,8 @@ from sae_lib.viz.dictionary import (
     specificity,
 )
 from sae_lib.viz.lines import resampling_arms, training_curves
-from sae_lib.viz.text import labelled_text, token_strips
+from sae_lib.viz.scores import interval_scores, score_curves
+from sae_lib.viz.text import blind_card, labelled_text, token_strips
 from sae_lib.viz.toy import curves, dimensionality_strip, gram, learning, neuron_stack, phase_diagram, polytopes, toy_vectors
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "TEMPLATE",
     "BookRenderer",
     "activation_spectrum",
+    "blind_card",
     "curves",
     "density_histogram",
     "dimensionality_strip",
@@ -56,6 +58,7 @@ __all__ = [
     "feature_vs_neuron",
     "figure_html",
     "gram",
+    "interval_scores",
     "labelled_text",
     "learning",
     "logit_histogram",
@@ -64,6 +67,7 @@ __all__ = [
     "phase_diagram",
     "polytopes",
     "resampling_arms",
+    "score_curves",
     "similarity_histogram",
     "specificity",
     "token_strips",
