@@ -12,7 +12,7 @@ Source: Bricken et al. 2023, "Automated Interpretability" (activations and logit
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -126,6 +126,7 @@ class Explanation(NamedTuple):
     """Whatever else this judge predicts from; nothing where words suffice."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Explains units and predicts from explanations; each method raises `endpoint.Nonsense` where it fails for one unit.
 
@@ -273,7 +274,7 @@ def _examples(
     places = [_places(found, row, plan, ids, order, starts, seed) for row in range(len(found.units))]
     context, pos = (np.stack(axis).astype(np.int64) for axis in zip(*places, strict=True))
     around = evidence.windows(model, sae, tokens, found.units, Examples(context, pos, np.zeros(context.shape, np.float32)))
-    scale = LEVELS / np.maximum(maximum, np.finfo(np.float32).tiny)[:, None, None]
+    scale = LEVELS / np.where(maximum > 0, maximum, 1)[:, None, None]
     levels = np.minimum(np.ceil(around.act * scale), LEVELS).astype(int)
     examples = []
     for row in range(len(found.units)):
@@ -476,8 +477,9 @@ def falls(scores: pd.DataFrame, least: float = 0.5, n_intervals: int = 5) -> pd.
     Source: ours (the criterion of claim 41; the paper shows the scores of a person in a figure).
     """
     by_interval = scores[interval_names()]
-    judged = by_interval[by_interval.notna().sum(1) >= n_intervals]
-    return judged.apply(lambda row: spearman(np.flatnonzero(row.notna()), row.dropna().to_numpy(float)) >= least, axis=1).astype(bool)
+    judged = by_interval[by_interval.notna().sum(1) >= n_intervals].astype(float)
+    found = [spearman(np.flatnonzero(np.isfinite(row)), row[np.isfinite(row)]) >= least for row in judged.to_numpy()]
+    return pd.Series(found, index=judged.index, dtype=bool)
 
 
 def difference(features: Float[np.ndarray, " feature"], neurons: Float[np.ndarray, " neuron"], seed: int = 0) -> tuple[float, float, float]:

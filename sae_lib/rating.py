@@ -178,7 +178,7 @@ class Ratings:
         medians = {f"{kind}_median": float(of.loc[kind, "median"]) for kind in ("feature", "neuron")}
         return medians | {f"rated_{kind}s": int(of.loc[kind, "rated"]) for kind in ("feature", "neuron")}
 
-    def _checked(self, number: int, marks: Mapping[str, int | None]) -> dict[str, int]:
+    def _checked(self, number: int, marks: Any) -> dict[str, int]:
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(self.cards):
             raise BookError(f"there is no card {number}; they run from 1 to {len(self.cards)}")
         unknown = set(marks) - {item.name for item in RUBRIC}
