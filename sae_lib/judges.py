@@ -36,6 +36,8 @@ KINDS = {
     "punctuation": r" ?[!-/:-@\[-`{-~]+",
 }
 """What kind of token it is: the first pattern that fits all of it. Letters of other scripts are of the kind of their script."""
+_TOKEN = 2
+"""Which of the rules is about the token itself."""
 SHRINK = 1.0
 """Examples at zero that every rule is mixed with."""
 MAX_WORDS = 120
@@ -88,17 +90,17 @@ class Rules:
         left = np.array([level for example in brief.examples for level in example.levels], float)
         if not len(left):
             raise BookError("there are no examples to explain a unit from; give more tokens")
-        mean, tables = left.mean(), []
+        mean, tables, said = left.mean(), [], []
         left = left - mean
-        for family in zip(*keys, strict=True):
-            total, count = defaultdict(float), Counter(family)
-            for key, rest in zip(family, left, strict=True):
-                total[key] += rest
-            table = {key: total[key] / (count[key] + SHRINK) for key in total}
+        whole = left
+        for place, family in enumerate(zip(*keys, strict=True)):
+            table = _shrunken_means(family, left)
             left = left - [table[key] for key in family]
-            tables.append((table, count))
-        rules = {"mean": mean, "tables": [table for table, _ in tables], "raises": brief.raises, "lowers": brief.lowers}
-        return Explanation(_in_words(tables, brief.raises), rules)
+            tables.append(table)
+            # A reader wants to see the tokens even where their kind says it all.
+            said.append((_shrunken_means(family, whole) if place == _TOKEN else table, Counter(family)))
+        rules = {"mean": mean, "tables": tables, "raises": brief.raises, "lowers": brief.lowers}
+        return Explanation(_in_words(said, brief.raises), rules)
 
     def predict(self, explanation: Explanation, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """The sum of the rules that know something of a token, from 0 to 9."""
@@ -118,6 +120,13 @@ class Rules:
         unlike = [np.mean([_overlap(mine, yours) for yours in down]) for mine in map(_traits, tokens)]
         chosen = np.argsort(-np.subtract(like, unlike), kind="stable")[: len(tokens) // 2]
         return np.isin(np.arange(len(tokens)), chosen).tolist()
+
+
+def _shrunken_means(keys: Sequence[Hashable], values: Any) -> dict[Hashable, float]:
+    total, count = defaultdict(float), Counter(keys)
+    for key, value in zip(keys, values, strict=True):
+        total[key] += float(value)
+    return {key: total[key] / (count[key] + SHRINK) for key in total}
 
 
 def _in_words(tables: Sequence[tuple[dict, Counter]], raises: Sequence[str]) -> str:
