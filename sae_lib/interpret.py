@@ -301,8 +301,9 @@ def _places(
     taken = np.ravel_multi_index((top.context[there], top.pos[there]), ids.shape)
     pools = []
     for token in rng.permutation(np.unique(ids.ravel()[taken])):
-        elsewhere = np.setdiff1d(order[starts[token] : starts[token + 1]], taken, assume_unique=True)
-        pools.append(rng.choice(elsewhere, min(plan.same_token, len(elsewhere)), replace=False))
+        occurrences = order[starts[token] : starts[token + 1]]
+        some = rng.choice(occurrences, min(plan.same_token + len(taken), len(occurrences)), replace=False)
+        pools.append(some[~np.isin(some, taken)])
     # Each of the top tokens has its turn, until there are enough.
     turns = [place for turn in zip_longest(*pools) for place in turn if place is not None][: plan.same_token]
     same = np.unravel_index(np.array(turns, dtype=np.int64), ids.shape)
