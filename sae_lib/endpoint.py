@@ -7,6 +7,7 @@ asks only what was not answered yet.
 The key is read from the environment variable `SAE_BOOK_JUDGE_KEY` and is neither shown nor kept.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -80,7 +81,9 @@ class ChatEndpoint:
         """
         question = storage.fingerprint([self.model, list(messages)])
         if question in self._answers:
-            return read(self._answers[question])
+            # What was accepted once may be nonsense to a later version of the book; then it is asked anew.
+            with contextlib.suppress(ValueError, RecursionError):
+                return read(self._answers[question])
         why = ""
         for attempt in range(self.n_tries):
             # The same question at temperature 0 would bring the same nonsense again.

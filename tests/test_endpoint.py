@@ -154,6 +154,14 @@ def test_a_line_cut_short_by_a_kill_is_asked_anew(server, tmp_path):
     assert len(server.asked) == 1
 
 
+def test_a_kept_answer_that_is_no_longer_taken_is_asked_for_anew(server, tmp_path):
+    first = endpoint(server, kept=tmp_path / "kept.jsonl")
+    assert first.ask(QUESTION, str) == "42"
+    server.parts = ["43", "44"]
+    assert first.ask(QUESTION, lambda text: {"44": 44}.get(text) or int("no")) == 44
+    assert endpoint(server, kept=tmp_path / "kept.jsonl").ask(QUESTION, int) == 44
+
+
 def test_another_model_is_another_question(server, tmp_path):
     endpoint(server, kept=tmp_path / "kept.jsonl").ask(QUESTION, int)
     ChatEndpoint(server.url, "large", tmp_path / "kept.jsonl").ask(QUESTION, int)
