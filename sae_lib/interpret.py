@@ -478,7 +478,7 @@ def falls(scores: pd.DataFrame, least: float = 0.5, n_intervals: int = 5) -> pd.
     Source: ours (the criterion of claim 41; the paper shows the scores of a person in a figure).
     """
     by_interval = scores[interval_names()]
-    judged = by_interval[by_interval.notna().sum(1) >= n_intervals].astype(float)
+    judged = by_interval[by_interval.notna().sum(axis=1) >= n_intervals].astype(float)
     found = [spearman(np.flatnonzero(np.isfinite(row)), row[np.isfinite(row)]) >= least for row in judged.to_numpy()]
     return pd.Series(found, index=judged.index, dtype=bool)
 

@@ -32,6 +32,12 @@ def wide():
 
 
 @pytest.fixture
+def sae(sae):
+    """As a lab gives it out."""
+    return sae.eval().requires_grad_(False)
+
+
+@pytest.fixture
 def ids(tokens):
     """400 contexts; the first half has the tokens 0 to 24, the second 25 to 49, so that one sees where an example comes from."""
     found = torch.from_numpy(tokens.contexts(range(400), 12)).long() % 25
@@ -68,12 +74,13 @@ def test_examples_are_what_they_say(wide, sae, ids, table, kind):
     units = interpret.sample_units(wide, dictionary, ids, n=4)
     trials = interpret.prepare(wide, dictionary, ids, units, table, COUNTS)
     assert trials
-    whole = features.activations_of(wide, sae, ids, units) if dictionary else features.neuron_activations(wide, ids, units)
+    numbers = units.tolist()
+    whole = features.activations_of(wide, sae, ids, numbers) if dictionary else features.neuron_activations(wide, ids, numbers)
     letters = [table.text(token) for token in range(50)]
     text = np.array(letters)[ids.numpy()]
     for trial in trials:
         assert trial.kind == kind
-        acts = whole[..., units.tolist().index(trial.unit)]
+        acts = whole[..., numbers.index(trial.unit)]
         scale = 9 / acts[:200].max()
         for half, examples, plan in ((0, trial.brief.examples, EXPLAIN), (1, trial.asked, PREDICT), (1, trial.by_interval, BY_INTERVAL)):
             assert len(examples) <= len(plan.groups)
