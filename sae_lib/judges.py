@@ -103,13 +103,13 @@ class Rules:
         return Explanation(_in_words(said, brief.raises), rules)
 
     def predict(self, explanation: Explanation, texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The sum of the rules that know something of a token, from 0 to 9."""
+        """The sum of the rules that know something of a token, as a whole number from 0 to 9."""
         mean, tables = explanation.rules["mean"], explanation.rules["tables"]
 
         def level(keys: tuple[Hashable, ...]) -> float:
             total = mean + sum(table.get(key, 0.0) for table, key in zip(tables, keys, strict=True))
-            # Equal up to rounding is equal; ranks would tell them apart.
-            return round(min(max(total, 0.0), float(LEVELS)), 6)
+            # Whole numbers, as the paper's judge gives: ranks would tell one shade of nothing from another.
+            return float(round(min(max(total, 0.0), LEVELS)))
 
         return [[level(keys) for keys in _keys(tokens)] for tokens in texts]
 
@@ -131,17 +131,23 @@ def _shrunken_means(keys: Sequence[Hashable], values: Any) -> dict[Hashable, flo
 
 def _in_words(tables: Sequence[tuple[dict, Counter]], raises: Sequence[str]) -> str:
     """The strongest rules that were seen at least twice and are worth a level or more."""
-    says: list[Callable[[Any], str]] = [str, lambda key: f"{key[1]} among {key[0]}", repr, lambda key: f"after {key[1]!r}", _pair]
+    says: list[Callable[[Any], str]] = [str, lambda key: f"{key[1]} among {key[0]}", _quoted, lambda key: f"after {_quoted(key[1])}", _pair]
     parts = []
     for (table, count), say in zip(tables, says, strict=True):
         strong = sorted((key for key in table if table[key] >= 1 and count[key] > 1), key=lambda key: -table[key] * count[key])
         parts += [say(key) for key in strong[:3]]
     fires = f"fires on {'; '.join(parts)}" if parts else "fires on nothing that these rules can name"
-    return f"{fires}; raises {', '.join(map(repr, raises[:5]))}"
+    return f"{fires}; raises {', '.join(map(_quoted, raises[:5]))}"
 
 
 def _pair(key: tuple[str, str]) -> str:
-    return f"{key[1]!r} after {key[0]!r}"
+    return f"{_quoted(key[1])} after {_quoted(key[0])}"
+
+
+def _quoted(token: str) -> str:
+    """A token in quotation marks; characters that would not show, or turn the line round, by their number."""
+    shown = "".join(letter if letter.isprintable() else f"\\u{{{ord(letter):x}}}" for letter in token.replace("\n", "↵"))
+    return f"“{shown}”"
 
 
 @lru_cache(maxsize=2**16)

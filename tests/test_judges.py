@@ -64,15 +64,15 @@ def test_rules_predict_what_they_saw_and_back_off():
 
 
 def test_rules_speak():
-    assert "' cat'" in Rules().explain(BRIEF).text
+    assert "“ cat”" in Rules().explain(BRIEF).text
     silent = Brief((example("a|b", "00"),), (" x",), ())
-    assert Rules().explain(silent).text == "fires on nothing that these rules can name; raises ' x'"
+    assert Rules().explain(silent).text == "fires on nothing that these rules can name; raises “ x”"
 
 
 def test_words_escape_what_could_reorder_a_page():
     text = Rules().explain(Brief((example("\u202ecat|\u202ecat", "99"), example("a|b", "00")), (), ())).text
     assert "\u202e" not in text
-    assert "\\u202e" in text
+    assert "“\\u{202e}cat”" in text
 
 
 def test_rules_call_half_of_the_tokens_plausible():
