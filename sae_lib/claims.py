@@ -571,6 +571,11 @@ _LEDGER = (
         f"{_TM}, how interpretable the typical feature is",
         "blinded rubric on 40 features and 40 neurons",
         "medians differ by at least 4 of 14",
+        holds=(Band("feature_median - neuron_median", 4),),
+        partly=(Band("feature_median - neuron_median", ABOVE_ZERO),),
+        # The rubric asks for a person; where nobody has rated, nothing stands in for one (departure D28).
+        testable=(Band("rated_features", 40), Band("rated_neurons", 40)),
+        numbers={"feature_median": 12, "neuron_median": 0},
     ),
     Claim(
         39,
@@ -580,6 +585,9 @@ _LEDGER = (
         f"{_TM}, automated interpretability, logit weights",
         "a local judge or a documented proxy, half likely and half random tokens",
         "features at least 8 points above neurons, shuffled within 5 points of 50%",
+        holds=(Band("feature_accuracy - neuron_accuracy", 0.08), Band("shuffled_accuracy", 0.45, 0.55)),
+        partly=(Band("feature_accuracy - neuron_accuracy", ABOVE_ZERO),),
+        numbers={"feature_accuracy": 0.74, "neuron_accuracy": 0.58, "shuffled_accuracy": 0.50},
     ),
     Claim(
         40,
@@ -589,6 +597,9 @@ _LEDGER = (
         f"{_TM}, automated interpretability, activations",
         "Spearman correlation over about 60 times 9 tokens",
         "mean difference positive with a 95% interval that excludes 0",
+        # `difference_low` is the lower end of the interval.
+        holds=(Band("difference_low", ABOVE_ZERO),),
+        partly=(Band("feature_spearman - neuron_spearman", ABOVE_ZERO),),
     ),
     Claim(
         41,
@@ -598,6 +609,10 @@ _LEDGER = (
         f"{_TM}, how interpretable the typical feature is",
         "judge or proxy for each interval",
         "score falls from top to bottom for most features",
+        # A feature's score falls if its rank correlation with the interval is at least one half (`interpret.falls`).
+        holds=(Band("falling - not_falling", ABOVE_ZERO),),
+        partly=(Band("score_top - score_bottom", ABOVE_ZERO),),
+        testable=(Band("judged", 20),),
     ),
     Claim(
         42,

@@ -19,7 +19,8 @@ from sae_lib.scorecard import COUNTED
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "book").glob("*.md"))
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
-RESULTS = sorted((ROOT / "results").rglob("*.json"))
+# What persons rated has a form of its own (`sae_lib.rating`).
+RESULTS = sorted(path for path in (ROOT / "results").rglob("*.json") if path.name != "ratings.json")
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
 NUMBER = {"type": ["number", "null"]}

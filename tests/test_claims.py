@@ -86,6 +86,22 @@ CASES = {
     ),
     36: ({"weighted": 0.9, "plain": 0.8}, {"weighted": 0.6, "plain": 0.5}),
     37: ({"companions": 2}, None),
+    38: (
+        {"feature_median": 12, "neuron_median": 0, "rated_features": 40, "rated_neurons": 40},
+        {"feature_median": 7, "neuron_median": 5, "rated_features": 40, "rated_neurons": 40},
+    ),
+    39: (
+        {"feature_accuracy": 0.74, "neuron_accuracy": 0.58, "shuffled_accuracy": 0.5},
+        {"feature_accuracy": 0.74, "neuron_accuracy": 0.70, "shuffled_accuracy": 0.6},
+    ),
+    40: (
+        {"difference_low": 0.1, "feature_spearman": 0.5, "neuron_spearman": 0.3},
+        {"difference_low": -0.1, "feature_spearman": 0.35, "neuron_spearman": 0.3},
+    ),
+    41: (
+        {"falling": 60, "not_falling": 30, "judged": 90, "score_top": 0.9, "score_bottom": 0.6},
+        {"falling": 30, "not_falling": 60, "judged": 90, "score_top": 0.9, "score_bottom": 0.8},
+    ),
     43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
@@ -198,3 +214,9 @@ def test_the_shuffled_control_is_not_judged_where_it_has_no_dictionary():
     assert word == "not testable here"
     assert "features shuffled at least 20" in reason
     assert verdict(21, CASES[21][0] | {"cut": 3e-5}).word == "not testable here"
+
+
+def test_a_person_has_to_rate_before_the_rubric_says_anything():
+    word, reason = verdict(38, {"feature_median": math.nan, "neuron_median": math.nan, "rated_features": 0, "rated_neurons": 0})
+    assert word == "not testable here"
+    assert "rated features at least 40, measured 0" in reason

@@ -35,7 +35,8 @@ from sae_lib.viz.dictionary import (
 from sae_lib.viz.explained import cluster, cost_by_kind, frontier
 from sae_lib.viz.families import family_graph, feature_map
 from sae_lib.viz.lines import resampling_arms, training_curves
-from sae_lib.viz.text import labelled_text, token_strips
+from sae_lib.viz.scores import interval_scores, score_curves
+from sae_lib.viz.text import blind_card, labelled_text, token_strips
 from sae_lib.viz.toy import curves, dimensionality_strip, gram, learning, neuron_stack, phase_diagram, polytopes, toy_vectors
 from sae_lib.viz.universality import similarity_scatter
 
@@ -55,6 +56,7 @@ __all__ = [
     "BookRenderer",
     "ablation_by_interval",
     "activation_spectrum",
+    "blind_card",
     "cluster",
     "cost_by_kind",
     "curves",
@@ -67,6 +69,7 @@ __all__ = [
     "figure_html",
     "frontier",
     "gram",
+    "interval_scores",
     "labelled_text",
     "learning",
     "logit_histogram",
@@ -75,6 +78,7 @@ __all__ = [
     "phase_diagram",
     "polytopes",
     "resampling_arms",
+    "score_curves",
     "similarity_histogram",
     "similarity_scatter",
     "specificity",

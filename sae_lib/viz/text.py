@@ -101,3 +101,33 @@ def visible(text: str) -> str:
         return character
 
     return "".join(map(shown, str(text)))
+
+
+def blind_card(
+    number: int, top: pd.DataFrame, examples: pd.DataFrame, raises: Sequence[str], lowers: Sequence[str], levels: int = 9
+) -> HTML:
+    """What a rater sees of a unit: its strongest examples, some that are to be judged, and the tokens it makes likelier and less likely.
+
+    Args:
+        number: of the card; says nothing of the unit.
+        top: rank, activation, tokens, as for `token_strips`, with levels in place of activations.
+        examples: the same of the examples to judge.
+        raises: tokens made likelier, the most so first.
+        lowers: tokens made less likely, the most so first.
+        levels: the largest level.
+
+    Returns:
+        HTML in which all text is escaped.
+
+    Source: Bricken et al. 2023, the manual analysis of a random sample.
+    """
+    tokens = [
+        f"<p><b>{title}</b> " + " ".join(f'<code dir="auto">{escape(_visible(token))}</code>' for token in side) + "</p>"
+        for title, side in (("makes likelier:", raises), ("makes less likely:", lowers))
+    ]
+    tables = (
+        token_strips(top, f"The strongest examples (activation from 0 to {levels})").data,
+        token_strips(examples, "Examples to judge").data,
+    )
+    title = f"<figcaption>Card {int(number)}</figcaption>"
+    return HTML(f'<figure class="sae-card" aria-label="Card {int(number)}">{title}{"".join(tables)}{"".join(tokens)}</figure>')
