@@ -40,6 +40,8 @@ _SPARSE_BELOW = 0.02
 """Share of non-zero activations under which a sparse product is the faster one on a CPU."""
 _LISTED = 2**27
 """Activations above zero that are kept between the passes, at most (8 bytes each); where more fire, the model runs twice."""
+_WAITING = 2**20
+"""Entries that wait at least before they are sorted in."""
 _PLACES = 2_048
 """Places that are computed at once; the logits there are some dozens of megabytes."""
 
@@ -437,7 +439,7 @@ class _Kept:
     ) -> None:
         passes = np.flatnonzero(key < self.bar[group])
         self.waiting.append([group[passes], key[passes].astype(np.float64), token[passes], act[passes]])
-        if sum(len(part[0]) for part in self.waiting) > len(self.entries[0]):
+        if sum(len(part[0]) for part in self.waiting) > max(len(self.entries[0]), _WAITING):
             self.settle()
 
     def settle(self) -> None:
@@ -475,7 +477,10 @@ class _FirstPass:
         self.own = np.zeros((n, n), np.float32) if neighbours else None
 
     def add(self, start: int, x: Float[Tensor, "token d_mlp"], acts: Float[Tensor, "token unit"], active: csr_matrix) -> None:
-        self.moments.add(acts)
+        # The sums of what is above zero are those of everything, and there is little of it.
+        self.moments.n_tokens += len(acts)
+        for total, values in ((self.moments.total, active), (self.moments.squares, active.multiply(active))):
+            total += torch.from_numpy(values.sum(axis=1, dtype=np.float64).A1).to(total.device)
         self.neurons.add(x)
         sparse = x.device.type == "cpu" and active.nnz < _SPARSE_BELOW * acts.numel()
         self.products += active @ x.numpy() if sparse else (acts.T @ x).cpu().numpy()

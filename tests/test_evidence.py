@@ -114,7 +114,7 @@ def test_top_examples_are_those_of_the_whole_matrix(model, sae, tokens, table, i
         assert (top.context[n:] == -1).all()
 
 
-def test_overlapping_examples_are_skipped_and_ties_go_to_the_first():
+def test_overlapping_examples_are_skipped_and_ties_go_to_the_first(monkeypatch):
     token = np.array([[20, 22, 24, 25, 3, 16, 13, -1]])  # contexts of 12: 20 to 23 in one, 24 and 25 in the next
     act = np.array([[9, 8, 7, 6, 5, 4, 3, 0]], np.float32)
     top = evidence._spread(token, act, 12, 6)
@@ -122,6 +122,7 @@ def test_overlapping_examples_are_skipped_and_ties_go_to_the_first():
     assert top.pos.tolist() == [[8, 0, 3, 1, -1, -1]]
     assert top.act.tolist() == [[9, 7, 5, 3, 0, 0]]
 
+    monkeypatch.setattr("sae_lib.evidence._WAITING", 0)
     kept = evidence._Kept(1, 2)
     for start in (0, 3):
         token = np.arange(start, start + 3)
@@ -129,7 +130,9 @@ def test_overlapping_examples_are_skipped_and_ties_go_to_the_first():
     assert kept.table()[0].tolist() == [[0, 1]]
 
 
-def test_kept_are_the_smallest_of_every_group():
+@pytest.mark.parametrize("waiting", [0, 300, 2**20])
+def test_kept_are_the_smallest_of_every_group(monkeypatch, waiting):
+    monkeypatch.setattr("sae_lib.evidence._WAITING", waiting)
     rng = np.random.default_rng(0)
     group, key = rng.integers(0, 7, 5_000), rng.random(5_000)
     group[group == 4] = 5  # one group stays empty
