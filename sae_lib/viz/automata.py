@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from IPython.display import HTML
 
 from sae_lib.viz.base import FEATURE, finish, need
-from sae_lib.viz.text import _STRIP, _visible
+from sae_lib.viz.text import _STRIP, visible
 
 _COLUMNS, _PITCH = 3, 3.6
 """Loops side by side, and the distance of their centres; a loop's states stand on a circle of radius 1."""
@@ -38,7 +38,7 @@ def state_diagram(states: pd.DataFrame, steps: pd.DataFrame) -> go.Figure:
         for step in steps[steps["loop"] == name].itertuples():
             _arrow(figure, at[step.source], at[step.target], f"{step.probability:.2f}")
         x, y = np.round(places, 3).T.tolist()
-        shown = [escape(_visible(str(word))) for word in rows["words"]]
+        shown = [escape(visible(str(word))) for word in rows["words"]]
         look = {"color": FEATURE, "size": 22, "line": {"color": "#003F63", "width": 2}}
         names = [escape(str(state)) for state in rows["state"]]
         circles = go.Scatter(x=x, y=y, mode="markers+text", text=names, textposition="bottom center", marker=look, showlegend=False)
@@ -100,7 +100,7 @@ def state_strips(walks: pd.DataFrame, caption: str) -> HTML:
 
 
 def _with_state(text: str, state: str) -> str:
-    shown = escape(_visible(text))
+    shown = escape(visible(text))
     if not state:
         return f"<bdi>{shown}</bdi>"
     return f'<ruby style="background:rgba(0,114,178,0.2);margin:0 1px">{shown}<rt>{escape(state)}</rt></ruby>'

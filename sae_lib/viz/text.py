@@ -122,7 +122,7 @@ def blind_card(
     Source: Bricken et al. 2023, the manual analysis of a random sample.
     """
     tokens = [
-        f"<p><b>{title}</b> " + " ".join(f'<code dir="auto">{escape(_visible(token))}</code>' for token in side) + "</p>"
+        f"<p><b>{title}</b> " + " ".join(f'<code dir="auto">{escape(visible(token))}</code>' for token in side) + "</p>"
         for title, side in (("makes likelier:", raises), ("makes less likely:", lowers))
     ]
     tables = (
