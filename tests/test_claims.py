@@ -80,10 +80,6 @@ CASES = {
     ),
     34: ({"neuron_pearson": 0.2, "feature_pearson": 0.8}, {"neuron_pearson": 0.7, "feature_pearson": 0.8}),
     35: ({"neurons_above": 27, "largest_squared_share": 0.2}, {"neurons_above": 5, "largest_squared_share": 0.2}),
-    42: (
-        {"share_shuffled": 0.3, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
-        {"share_shuffled": 0.12, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
-    ),
     36: ({"weighted": 0.9, "plain": 0.8}, {"weighted": 0.6, "plain": 0.5}),
     37: ({"companions": 2}, None),
     38: (
@@ -102,6 +98,10 @@ CASES = {
         {"falling": 60, "not_falling": 30, "judged": 90, "score_top": 0.9, "score_bottom": 0.6},
         {"falling": 30, "not_falling": 60, "judged": 90, "score_top": 0.9, "score_bottom": 0.8},
     ),
+    42: (
+        {"share_shuffled": 0.3, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
+        {"share_shuffled": 0.12, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
+    ),
     43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
@@ -111,9 +111,9 @@ CASES = {
     46: ({"feature_median": 0.72}, {"feature_median": 0.95}),
     47: ({"feature_median": 0.72, "neuron_median": 0.46}, {"feature_median": 0.5, "neuron_median": 0.46}),
     48: ({"attribution_relation": 0.9, "logit_relation": 0.4}, {"attribution_relation": 0.5, "logit_relation": 0.4}),
+    49: ({"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 200}, {"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 40}),
     50: ({"lift": 20, "cycle": 2}, {"lift": 20, "cycle": 0}),
     51: ({"chain": 5, "d_sae": 16_384}, {"chain": 3, "d_sae": 16_384}),
-    49: ({"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 200}, {"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 40}),
 }
 
 
