@@ -442,7 +442,8 @@ def label_information(groups: Sequence[str], labels: Sequence[str]) -> pd.DataFr
         members = [(group, "/".join(path[:depth])) for group, path in zip(groups, paths, strict=True) if len(path) >= depth]
         theirs, ours = zip(*members, strict=True)
         bits, entropy = (mutual_info_score(first, ours) / np.log(2) for first in (theirs, ours))
-        rows.append((depth, len(members), len(set(ours)), bits, entropy, adjusted_mutual_info_score(theirs, ours)))
+        adjusted = round(adjusted_mutual_info_score(theirs, ours), 9) + 0.0
+        rows.append((depth, len(members), len(set(ours)), bits, entropy, adjusted))
     return pd.DataFrame(rows, columns=["depth", "features", "labels", "bits", "entropy", "adjusted"])
 
 
