@@ -33,7 +33,7 @@ COMMON = 1e-3
 """Share of the text from which a token counts as common (claim 49)."""
 N_NEIGHBORS = 15
 """Neighbours that each point of a map is placed by."""
-_CHUNK_TOKENS = 2**16
+_CHUNK_TOKENS = 2**17
 """Tokens whose sparse activations are multiplied at once; fewer would add to the dense sums more often."""
 _PRINTABLE = frozenset(string.printable.encode())
 
@@ -222,9 +222,10 @@ def _sparse_acts(
     parts = []
     for rows in context_batches(tokens, len(sae.W_dec), batch_contexts):
         acts = sae.encode(model.begin(tokens[rows].to(model.device))[1].flatten(0, 1))
-        token, feature = (place.cpu().numpy() for place in acts.nonzero(as_tuple=True))
+        where = acts.nonzero(as_tuple=True)
+        token, feature = (place.cpu().numpy() for place in where)
         starts = np.concatenate([[0], np.bincount(token, minlength=len(acts)).cumsum()])
-        parts.append(csr_array((acts[acts > 0].double().cpu().numpy(), feature, starts), acts.shape))
+        parts.append(csr_array((acts[where].double().cpu().numpy(), feature, starts), acts.shape))
     return vstack(parts, format="csr")
 
 
@@ -442,7 +443,8 @@ def label_information(groups: Sequence[str], labels: Sequence[str]) -> pd.DataFr
         members = [(group, "/".join(path[:depth])) for group, path in zip(groups, paths, strict=True) if len(path) >= depth]
         theirs, ours = zip(*members, strict=True)
         bits, entropy = (mutual_info_score(first, ours) / np.log(2) for first in (theirs, ours))
-        rows.append((depth, len(members), len(set(ours)), bits, entropy, adjusted_mutual_info_score(theirs, ours)))
+        adjusted = round(adjusted_mutual_info_score(theirs, ours), 9) + 0.0
+        rows.append((depth, len(members), len(set(ours)), bits, entropy, adjusted))
     return pd.DataFrame(rows, columns=["depth", "features", "labels", "bits", "entropy", "adjusted"])
 
 
