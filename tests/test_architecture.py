@@ -17,7 +17,7 @@ FLOORS = [
     {"toy", "transformer", "sae", "step", "resampling", "scales"},
     {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
-    {"metrics", "proxies", "features", "truth", "splitting", "universality", "automata", "planted"},
+    {"bootstrap", "metrics", "proxies", "features", "truth", "splitting", "universality", "automata", "planted"},
     {"viz", "page", "cards", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
