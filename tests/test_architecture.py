@@ -22,10 +22,12 @@ FLOORS = [
         "metrics",
         "proxies",
         "features",
+        "casebook",
         "evidence",
         "interventions",
+        "endpoint",
         "interpret",
-        "rating",
+        "judges",
         "truth",
         "splitting",
         "universality",
@@ -33,7 +35,7 @@ FLOORS = [
         "planted",
         "projection",
     },
-    {"viz", "page", "scorecard", "browser", "cards", "exercises", "build", "cli"},
+    {"viz", "page", "scorecard", "browser", "rating", "cards", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 
