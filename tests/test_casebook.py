@@ -140,24 +140,25 @@ def test_precision_at_top_by_hand():
 
 def test_cards_are_the_case_studies(model, sae, tokens, document, table):
     acts = sae.encode(model.begin(tokens)[1]).numpy()
+    unit = int((acts > 0).mean((0, 1)).argmax())
     chance = np.random.default_rng(0).random(tokens.shape) < 0.4
-    classes = {"like 11": acts[..., 11] > np.quantile(acts[..., 11], 0.7), "chance": chance, "none": np.zeros(tokens.shape, bool)}
+    classes = {"like it": acts[..., unit] > np.quantile(acts[..., unit], 0.7), "chance": chance, "none": np.zeros(tokens.shape, bool)}
     found = casebook.compact_cards(model, sae, tokens, classes, document, table)
     cards = found.table.set_index("category")
     assert found.table.columns.tolist() == list(casebook.CARD)
     assert cards["verdict"].tolist() == ["found", "not found", "not in this text"]
-    assert list(found.studies) == ["like 11", "chance"]
-    study, card = found.studies["like 11"], cards.loc["like 11"]
-    assert card["feature"] == study.feature == 11
+    assert list(found.studies) == ["like it", "chance"]
+    study, card = found.studies["like it"], cards.loc["like it"]
+    assert card["feature"] == study.feature == unit
     assert card["pearson"] == study.pearson("feature") > casebook.FOUND_PEARSON
     assert card["low"] <= card["pearson"] <= card["high"]
     assert card["neuron_pearson"] == study.pearson("neuron")
     assert card["recall"] == pytest.approx((study.acts[study.in_class] > 0).mean())
     assert (card["precision_top"], card["n_top"]) == casebook.precision_at_top(study.acts, study.in_class)
-    ablation = interventions.ablation_by_class(model, sae, tokens[50:], 11, study.in_class, study.document)
+    ablation = interventions.ablation_by_class(model, sae, tokens[50:], unit, study.in_class, study.document)
     assert (card["loss_in_class"], card["loss_other"]) == pytest.approx((-ablation.in_class, -ablation.other))
     assert card["writes"].count(" | ") == 4
-    weights = features.logit_weights(model, sae, 11)
+    weights = features.logit_weights(model, sae, unit)
     assert card["writes"].split(" | ")[0] == casebook._shown(table.text(int(weights.idxmax())))
     assert cards.loc["none"].drop(["share", "verdict"]).isna().all()
     assert casebook.compact_cards(model, sae, tokens, {"none": classes["none"]}, document, table).studies == {}
