@@ -18,7 +18,7 @@ FLOORS = [
     {"corpus", "activations", "runs", "release", "interchange"},
     {"train", "lab"},
     {"metrics", "proxies", "features", "truth", "splitting", "universality", "planted"},
-    {"viz", "page", "cards", "exercises", "build", "cli"},
+    {"viz", "page", "cards", "browser", "exercises", "build", "cli"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 

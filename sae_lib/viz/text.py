@@ -62,7 +62,7 @@ def labelled_text(text: str, spans: Sequence[tuple[int, int, str]], caption: str
     shown, innermost = [], {}
     for start, end in pairwise(edges):
         here = [label for low, high, label in sorted(spans, key=lambda span: (span[0], -span[1])) if low <= start and end <= high]
-        piece = escape("\n".join(_visible(line) for line in text[start:end].split("\n")))
+        piece = escape("\n".join(visible(line) for line in text[start:end].split("\n")))
         if here:
             innermost[here[-1]] = None
             style = f"background:hsla({hues[here[-1].split('/')[0]]},70%,50%,{0.1 + 0.06 * len(here):.2f})"
@@ -76,7 +76,7 @@ def labelled_text(text: str, spans: Sequence[tuple[int, int, str]], caption: str
 
 
 def _token(text: str, value: float, top: float, strongest: float) -> str:
-    shown = escape(_visible(text))
+    shown = escape(visible(text))
     # A byte written as \xd8 beside Arabic would be turned round with it; <bdi> keeps it as it is.
     tag = "bdi" if "\\x" in text else "span"
     if not value > 0 or not top > 0:
@@ -87,7 +87,7 @@ def _token(text: str, value: float, top: float, strongest: float) -> str:
     return f'<{tag} style="{style}" title="activation {value:.2f}">{shown}</{tag}>'
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     marks = {"\n": "↵", "\r": "␍", "\t": "⇥"}
     joiners = "\u200c\u200d"  # they shape Persian and Indic letters and reorder nothing
 
