@@ -49,6 +49,10 @@ NEURONS = "A/neurons"
 """The set of all neurons of model A."""
 CHUNK = 32
 """Cards in one file."""
+AT_A_TIME = 512
+"""Units whose examples are looked up together: for fewer the model would read the same contexts again and again."""
+MIN_F1, MIN_PRECISION = 0.2, 0.5
+"""What a label must reach, one of the two, for a unit to be called by it; a part of a script has a low F1 and a high precision."""
 N_TEXTS = 25
 """Texts of the text view, as in the paper's."""
 PER_TOKEN = 20
@@ -284,12 +288,13 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, columns: 
 def _index(units: Units, evidence: Evidence, text: LabelledText, opinions: pd.DataFrame | None) -> dict[str, list]:
     """What the list of units is searched, sorted and filtered by, as columns."""
     n, fired = _width(units), evidence.fired > 0
-    label, f1 = np.full(n, -1), np.zeros(n)
+    label, f1, precision = np.full(n, -1), np.zeros(n), np.zeros(n)
     if known := judged(text):
-        kind = evidence.kind
-        best = _labels_of(units, text, known, kind)
-        label = np.where(fired, [text.labels.index(name) for name in best["label"]], -1)
-        f1 = np.where(fired, best["f1"], 0)
+        best = _labels_of(units, text, known, evidence.kind)
+        f1, precision = (np.where(fired, best[name], 0) for name in ("f1", "precision"))
+        # Of every unit some label is the best; where it is a bad one, its name would mislead.
+        fits = (f1 >= MIN_F1) | (precision >= MIN_PRECISION)
+        label = np.where(fits, [text.labels.index(name) for name in best["label"]], -1)
     held: dict[str, list] = {"score": [None] * n, "explanation": [""] * n}
     for index, explanation, score in [] if opinions is None else opinions[["index", "explanation", "score"]].itertuples(index=False):
         held["explanation"][index], held["score"][index] = visible(explanation), _round(float(score))
@@ -300,6 +305,7 @@ def _index(units: Units, evidence: Evidence, text: LabelledText, opinions: pd.Da
         "max": _round(evidence.maximum),
         "label": label.tolist(),
         "f1": _round(f1),
+        "precision": _round(precision),
         "top": common,
         **held,
     }
@@ -346,16 +352,16 @@ def _examples(units: Units, tokens: torch.Tensor, evidence: Evidence, rows: slic
 
 
 def _write_cards(
-    folder: Path, units: Units, evidence: Evidence, tokens: torch.Tensor, table: TokenTable, relations: Mapping[str, Mapping[int, list]]
+    folder: Path, units: Units, evidence: Evidence, tokens: torch.Tensor, table: TokenTable, relations: Mapping[str, Mapping[str, Mapping]]
 ) -> None:
-    known = np.array([1 if token < len(table) else 0 for token in range(units.model.cfg.d_vocab)])
+    """The cards of a set, `CHUNK` to a file."""
+    known = (np.arange(units.model.cfg.d_vocab) < len(table)).astype(np.int64)
     logits = logit_effects(units.model, units.sae, unigram_counts=known, min_count=1)
     tables = _relatives(units, evidence)
-    for start in range(0, _width(units), CHUNK):
-        rows = slice(start, min(start + CHUNK, _width(units)))
-        groups = _examples(units, tokens, evidence, rows)
-        cards = []
-        for unit, examples in zip(range(rows.start, rows.stop), groups, strict=True):
+    cards: list[dict[str, Any]] = []
+    for start in range(0, _width(units), AT_A_TIME):
+        rows = slice(start, min(start + AT_A_TIME, _width(units)))
+        for unit, examples in zip(range(rows.start, rows.stop), _examples(units, tokens, evidence, rows), strict=True):
             card = {
                 "unit": unit,
                 "histogram": evidence.histogram[unit].tolist(),
@@ -367,10 +373,10 @@ def _write_cards(
                 "examples": examples,
             }
             card |= {name: rows_of(unit) for name, rows_of in tables.items()}
-            cards.append(
-                card | {name: found[unit] for name, of in relations.items() if (found := of.get(units.name, {})) and unit in found}
-            )
-        _write(folder / _folder(units.name) / f"cards-{start // CHUNK:03d}.json", cards)
+            card |= {name: of[units.name][unit] for name, of in relations.items() if unit in of.get(units.name, {})}
+            cards.append(card)
+    for start in range(0, len(cards), CHUNK):
+        _write(folder / _folder(units.name) / f"cards-{start // CHUNK:03d}.json", cards[start : start + CHUNK])
 
 
 def _relatives(units: Units, evidence: Evidence) -> dict[str, Any]:

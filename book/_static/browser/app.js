@@ -69,15 +69,15 @@ async function view(address) {
   if (first === "rate") return ["rate", (await showBlind())()];
   const set = setNamed(contents, address === "" ? "A/1" : `${first}/${second}`) ?? (address === "" ? contents.sets[0] : null);
   if (!set) throw new Error(`there is no ${address} here; the sets are ${contents.sets.map(({ name }) => name).join(", ")}`);
-  if (third !== undefined && !/^\d+$/.test(third)) throw new Error(`${third} is no number of a ${set.kind}`);
+  if (third !== undefined && !/^\d+$/.test(third)) throw new Error(`there is no ${set.kind} ${third}`);
   return [set.name, await showUnit(set, third === undefined ? undefined : Number(third))];
 }
 
 async function route(moved = false) {
   const mine = ++turn;
-  const address = decodeURIComponent(location.hash.slice(1));
   let name, shown;
   try {
+    const address = decodeURIComponent(location.hash.slice(1));
     [name, shown] = await view(address);
     // Cards read the list as it is when they are drawn.
     if (mine === turn && typeof shown === "function") shown = shown();
@@ -89,13 +89,14 @@ async function route(moved = false) {
   const typing = document.activeElement === list.search;
   drawTabs(name);
   page.replaceChildren(shown);
+  if (shown.querySelector?.(".sb-card") && !performance.getEntriesByName("first-card").length) performance.mark("first-card");
   if (typing) list.search.focus();
   else if (moved) page.querySelector("h2")?.focus({ preventScroll: true });
 }
 
 function trouble(error) {
   const text = error instanceof Missing
-    ? `The data (${error.message}) are not there. Make them with: sae-book atlas --out _site/_build/html/browser`
+    ? `The data (${error.message}) are not there. Make them with: sae-book atlas`
     : `This cannot be shown: ${error.message}`;
   return el("p", { role: "alert", class: "sb-trouble" }, text);
 }

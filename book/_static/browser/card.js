@@ -14,7 +14,8 @@ function facts(contents, columns, unit) {
   const rows = [
     ["fires on", `${percent(columns.density[unit])} of ${show(contents.tokens)} tokens`],
     ["largest activation", show(columns.max[unit])],
-    label >= 0 && ["best label", [el("strong", {}, contents.labels[label]), ` (${contents.meanings[label]}), F1 ${show(columns.f1[unit])}`]],
+    ["best label", label < 0 ? "none fits" : [el("strong", {}, contents.labels[label]),
+      ` (${contents.meanings[label]}): F1 ${show(columns.f1[unit])}, precision ${show(columns.precision[unit])}`]],
     columns.explanation[unit] && ["explanation", columns.explanation[unit]],
     columns.score[unit] !== null && ["interpretability score", show(columns.score[unit])],
   ];

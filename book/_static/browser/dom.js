@@ -17,9 +17,9 @@ export const svg = (name, attributes = {}, ...children) => fill(document.createE
 
 export function show(value, digits = 3) {
   if (value === null || value === undefined) return "–";
-  if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
-  return size >= 1e-4 && size < 1e6 ? String(Number(value.toPrecision(digits))) : value.toExponential(digits - 1);
+  const short = () => (size >= 1e-4 && size < 1e6 ? String(Number(value.toPrecision(digits))) : value.toExponential(digits - 1));
+  return (Number.isInteger(value) ? value.toLocaleString("en") : short()).replaceAll("-", "−");
 }
 
 export const percent = (share) => `${show(100 * share)}%`;

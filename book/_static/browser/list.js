@@ -100,7 +100,7 @@ export class List {
     this.rows.replaceChildren(...this.order.slice(this.page * PAGE, (this.page + 1) * PAGE).map((unit) => el("li", {},
       el("a", { href: `#${set.name}/${unit}`, "aria-current": unit === this.current ? "true" : null },
         el("strong", {}, String(unit)), " ",
-        el("span", {}, columns.explanation[unit] || contents.labels[columns.label[unit]] || "no label"),
+        el("span", {}, columns.explanation[unit] || contents.labels[columns.label[unit]] || "no label fits"),
         el("small", {}, columns.top[unit].map((id) => token(contents.vocab[id])), ` fires on ${percent(columns.density[unit])}`)))));
     const turn = (step, text) => el("button", { type: "button", disabled: this.page + step < 0 || (this.page + step) * PAGE >= n, onclick: () => { this.page += step; this.draw(); } }, text);
     this.pages.replaceChildren(...(n > PAGE ? [turn(-1, "earlier"), ` page ${this.page + 1} of ${Math.ceil(n / PAGE)} `, turn(1, "later")] : []));

@@ -20,7 +20,7 @@ export async function mapView(contents) {
   const words = (i) => {
     const { label, explanation, top } = columns[found.set[i]];
     const unit = found.unit[i];
-    return `${name(i)} · ${explanation[unit] || contents.labels[label[unit]] || "no label"} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
+    return `${name(i)} · ${explanation[unit] || contents.labels[label[unit]] || "no label fits"} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
   };
 
   function draw() {
@@ -81,7 +81,7 @@ export async function mapView(contents) {
   const rows = found.clusters.map((cluster, i) => [
     el("button", { type: "button", onclick: () => zoom(i) }, `#${i}`),
     show(cluster.n),
-    cluster.label < 0 ? "no label" : `${contents.labels[cluster.label]} (${percent(cluster.share)})`,
+    cluster.label < 0 ? "no label fits" : `${contents.labels[cluster.label]} (${percent(cluster.share)})`,
     cluster.top.map((id) => token(contents.vocab[id])),
   ]);
   return el("div", { class: "sb-mapview" },
