@@ -34,6 +34,7 @@ from sae_lib.evidence import CONTEXT, Evidence, Examples, gather, nearest_rows, 
 from sae_lib.interventions import logit_effects, place_effects
 from sae_lib.lab import TRUTH_TOKENS, Lab
 from sae_lib.proxies import TokenTable
+from sae_lib.rating import RUBRIC
 from sae_lib.runs import runs_folder
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.splitting import clusters, embed, masked_cosine
@@ -280,6 +281,7 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, columns: 
             }
             for name, units in sets.items()
         ],
+        "rubric": [[item.name, item.most, item.question] for item in RUBRIC],
         "texts": [visible(passage.name) for passage in passages],
         "mapped": [name for name in MAP if name in sets],
     }

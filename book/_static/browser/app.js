@@ -24,9 +24,11 @@ function drawTabs(view) {
 }
 
 async function showUnit(set, unit) {
+  if (unit >= set.n) throw new Error(`there is no ${set.kind} ${set.name}/${unit}; ${set.name} ends at ${set.n - 1}`);
+  // The card comes while the list is being made.
+  if (unit !== undefined) expect(set, unit);
   await list.open(set);
   unit ??= list.order[0] ?? 0;
-  if (!(unit < set.n)) throw new Error(`there is no ${set.kind} ${set.name}/${unit}; ${set.name} ends at ${set.n - 1}`);
   const [columns, found] = await Promise.all([index(set), card(set, unit)]);
   return () => {
     list.mark(unit);

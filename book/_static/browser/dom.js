@@ -47,12 +47,14 @@ export function histogram(caption, counts, low, high, unit) {
   const bars = counts.map((count, i) => svg("rect", { x: i * width, y: 100 - tall(count), width: width * 0.9, height: tall(count) },
     svg("title", {}, `${show(edge(i))} to ${show(edge(i + 1))}: ${show(count)}`)));
   const zero = low < 0 && high > 0 ? (100 * -low) / (high - low) : null;
+  const rows = () => counts.flatMap((count, i) => (count ? [[show(edge(i)), show(edge(i + 1)), show(count)]] : []));
+  const numbers = el("details", {}, el("summary", {}, "numbers"));
+  // Few are ever opened, and moving from card to card should be quick.
+  numbers.addEventListener("toggle", () => numbers.append(table(caption, ["from", "to", "count"], rows())), { once: true });
   return el("figure", { class: "sb-histogram" },
     el("figcaption", {}, caption),
     svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": `${caption}; from ${show(low)} to ${show(high)}` },
       bars, zero === null ? null : svg("line", { x1: zero, x2: zero, y1: 0, y2: 100 })),
     el("div", { class: "sb-ends", "aria-hidden": "true" }, el("span", {}, show(low)), el("span", {}, unit), el("span", {}, show(high))),
-    el("details", {}, el("summary", {}, "numbers"),
-      table(caption, ["from", "to", "count"],
-        counts.flatMap((count, i) => (count ? [[show(edge(i)), show(edge(i + 1)), show(count)]] : [])))));
+    numbers);
 }

@@ -69,6 +69,7 @@ export class List {
       this.order = keys.map(([, unit]) => unit);
     } else this.order.sort((a, b) => (name(a) === name(b) ? a - b : name(a) < name(b) ? -1 : 1));
     this.page = 0;
+    this.drawn = null;
     this.onOrder();
     this.mark(this.current);
   }
@@ -78,7 +79,15 @@ export class List {
     this.current = unit;
     const at = this.order.indexOf(unit);
     if (at >= 0) this.page = Math.floor(at / PAGE);
-    this.draw();
+    if (this.drawn !== `${this.set.name} ${this.page}`) this.draw();
+    else this.point();
+  }
+
+  point() {
+    this.rows.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    const here = this.rows.querySelector(`[data-unit="${this.current}"]`);
+    here?.setAttribute("aria-current", "true");
+    if (here) this.rows.scrollTop = here.offsetTop - this.rows.offsetTop - 60;
   }
 
   /** The unit some places further on; the ends of the list are ends. */
@@ -98,13 +107,13 @@ export class List {
     this.status.textContent = `${show(n)} of ${show(set.n)} ${set.kind}s`;
     this.rows.start = this.page * PAGE + 1;
     this.rows.replaceChildren(...this.order.slice(this.page * PAGE, (this.page + 1) * PAGE).map((unit) => el("li", {},
-      el("a", { href: `#${set.name}/${unit}`, "aria-current": unit === this.current ? "true" : null },
+      el("a", { href: `#${set.name}/${unit}`, "data-unit": unit },
         el("strong", {}, String(unit)), " ",
         el("span", {}, columns.explanation[unit] || contents.labels[columns.label[unit]] || "no label fits"),
         el("small", {}, columns.top[unit].map((id) => token(contents.vocab[id])), ` fires on ${percent(columns.density[unit])}`)))));
     const turn = (step, text) => el("button", { type: "button", disabled: this.page + step < 0 || (this.page + step) * PAGE >= n, onclick: () => { this.page += step; this.draw(); } }, text);
     this.pages.replaceChildren(...(n > PAGE ? [turn(-1, "earlier"), ` page ${this.page + 1} of ${Math.ceil(n / PAGE)} `, turn(1, "later")] : []));
-    const here = this.rows.querySelector("[aria-current]");
-    if (here) this.rows.scrollTop = here.offsetTop - this.rows.offsetTop - 60;
+    this.drawn = `${set.name} ${this.page}`;
+    this.point();
   }
 }

@@ -2,13 +2,6 @@
 
 import { el } from "./dom.js";
 
-export const RUBRIC = [
-  ["confidence", 3, "How sure are you of one explanation for what it fires on?"],
-  ["activation_consistency", 5, "How many of the examples, strong and weak, does that explanation fit?"],
-  ["logit_consistency", 3, "Do the tokens with the highest logit weights fit it?"],
-  ["separation", 1, "Are tokens that do not fit set apart by clearly lower weights?"],
-  ["specificity", 3, "How specific is the explanation?"],
-];
 const KEY = "sae-book-ratings";
 
 /** Ratings kept here; what is damaged or forbidden reads as none. */
@@ -34,7 +27,7 @@ function keep(ratings) {
 export function form(contents, set, unit, blind, done) {
   const old = kept().find((rating) => rating.unit === `${set.name}/${unit}` && rating.scale === contents.scale && rating.blind === blind);
   const status = el("p", { role: "status" });
-  const items = RUBRIC.map(([name, most, question]) => el("fieldset", {}, el("legend", {}, question),
+  const items = contents.rubric.map(([name, most, question]) => el("fieldset", {}, el("legend", {}, question),
     Array.from({ length: most + 1 }, (_, value) => el("label", {},
       el("input", { type: "radio", name, value, required: true, checked: old?.[name] === value }), ` ${value}`))));
   const note = el("input", { type: "text", name: "explanation", maxlength: 300, value: old?.explanation ?? "" });
@@ -42,11 +35,11 @@ export function form(contents, set, unit, blind, done) {
     event.preventDefault();
     const given = new FormData(event.target);
     const rating = { unit: `${set.name}/${unit}`, kind: set.kind, scale: contents.scale, blind, explanation: note.value };
-    for (const [name] of RUBRIC) rating[name] = Number(given.get(name));
-    rating.total = RUBRIC.reduce((sum, [name]) => sum + rating[name], 0);
+    for (const [name] of contents.rubric) rating[name] = Number(given.get(name));
+    rating.total = contents.rubric.reduce((sum, [name]) => sum + rating[name], 0);
     const others = kept().filter((other) => !(other.unit === rating.unit && other.scale === rating.scale && other.blind === blind));
     const stays = keep([...others, rating]);
-    status.textContent = stays ? `Kept: ${rating.total} of 15.` : "This browser does not let the page keep anything; the rating is lost when you leave.";
+    status.textContent = stays ? `Kept: ${rating.total} of ${contents.rubric.reduce((sum, [, most]) => sum + most, 0)}.` : "This browser does not let the page keep anything; the rating is lost when you leave.";
     if (stays) done?.(others.length + 1);
   };
   return el("form", { class: "sb-rating", onsubmit: submit }, items,
@@ -57,7 +50,7 @@ export function form(contents, set, unit, blind, done) {
 /** A button that gives all ratings as a JSON file. */
 function exporter(contents) {
   const give = () => {
-    const rubric = Object.fromEntries(RUBRIC.map(([name, most]) => [name, most]));
+    const rubric = Object.fromEntries(contents.rubric);
     const content = { format: 1, tokens: contents.tokens, rubric, ratings: kept() };
     const address = URL.createObjectURL(new Blob([JSON.stringify(content, null, 1)], { type: "application/json" }));
     el("a", { href: address, download: "ratings.json" }).click();

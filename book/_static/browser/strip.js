@@ -41,10 +41,12 @@ export function walk(node, pieces, tell, start = 0) {
     event.stopPropagation();
     go(at + step);
   });
-  pieces.forEach((part, i) => {
-    part.addEventListener("pointerenter", () => tell(i));
-    part.addEventListener("click", () => tell(i));
-  });
+  const point = ({ target }) => {
+    const i = pieces.indexOf(target);
+    if (i >= 0) tell(i);
+  };
+  node.addEventListener("pointerover", point);
+  node.addEventListener("click", point);
 }
 
 /** One example of a card. */
