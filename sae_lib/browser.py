@@ -168,7 +168,7 @@ def write_atlas(
         _write(aside / "vocab.json", [visible(table.text(token)) for token in range(d_vocab)])
         _write(aside / "texts.json", [_shown(passage, lab) for passage in found])
         _write(aside / "map.json", _map(sets, columns))
-        _write(aside / "atlas.json", _contents(lab, sets, text, columns, found))
+        _write(aside / "atlas.json", _contents(lab, sets, text, found))
 
     write_folder(Path(folder), fill, replace=True)
     return Path(folder)
@@ -261,13 +261,12 @@ def _round(values: Any, digits: int = 3) -> Any:
     return float(f"{values:.{digits}g}") if values is not None and np.isfinite(values) else None
 
 
-def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, columns: Mapping[str, dict], passages: Sequence[Passage]) -> dict:
+def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages: Sequence[Passage]) -> dict:
     labels = pocket_labels()
     return {
         "format": FORMAT,
         "scale": lab.scale.name,
         "tokens": int(text.tokens.size),
-        "context": CONTEXT,
         "labels": list(text.labels),
         "meanings": [labels.get(label, "") for label in text.labels],
         "sets": [
@@ -275,7 +274,6 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, columns: 
                 "name": name,
                 "kind": "neuron" if units.sae is None else "feature",
                 "n": _width(units),
-                "fired": sum(density > 0 for density in columns[name]["density"]),
                 "folder": _folder(name),
                 "chunk": CHUNK,
             }
@@ -283,7 +281,6 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, columns: 
         ],
         "rubric": [[item.name, item.most, item.question] for item in RUBRIC],
         "texts": [visible(passage.name) for passage in passages],
-        "mapped": [name for name in MAP if name in sets],
     }
 
 

@@ -6,6 +6,7 @@ Run by `make check`, as `browser_check.py`, whose book and browser it borrows.
 import functools
 import http.server
 import json
+import os
 import statistics
 import threading
 from pathlib import Path
@@ -21,7 +22,7 @@ from sae_lib.browser import Sizes, write_atlas
 address, browser = browser_check.address, browser_check.browser
 PAGE = "book/browser.html"
 FIRST_CARD_S, NEXT_CARD_S = 1.0, 0.15
-"""The time that a reader may wait, on a machine that does nothing else."""
+"""The time that a reader may wait, on a machine that does nothing else; a busy one is given as much longer as it has too much to do."""
 
 
 def card(page: Page):
@@ -200,9 +201,10 @@ def test_it_is_quick(browser: Browser, address: str):
     }"""
     nexts = [time / 1_000 for time in page.evaluate(move)]
     page.context.close()
-    print(f"first card {min(firsts):.2f} s, next card {statistics.median(nexts):.3f} s, slowest {max(nexts):.3f} s")
-    assert min(firsts) < FIRST_CARD_S, firsts
-    assert statistics.median(nexts) < NEXT_CARD_S, nexts
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    print(f"busy {busy:.1f}; first card {min(firsts):.2f} s, next card {statistics.median(nexts):.3f} s, slowest {max(nexts):.3f} s")
+    assert min(firsts) < FIRST_CARD_S * busy, firsts
+    assert statistics.median(nexts) < NEXT_CARD_S * busy, nexts
 
 
 def test_without_scripts_and_from_a_file_it_says_what_it_is(browser: Browser, address: str):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from stand_in import HALF_A_PAIR, StandIn
 
-from sae_lib import browser
+from sae_lib import browser, build, cli
 from sae_lib.browser import NEURONS, Sizes, check_room, passages_of_every_stratum, put, write_atlas
 from sae_lib.corpus import STRATA
 from sae_lib.errors import BookError
@@ -59,7 +59,6 @@ def test_the_files_are_those_that_the_contents_promise(folder, lab):
     for found in contents["sets"]:
         columns = read(folder / found["folder"] / "index.json")
         assert {len(column) for column in columns.values()} == {found["n"]}
-        assert found["fired"] == sum(density > 0 for density in columns["density"])
         cards = [f"cards-{number:03d}.json" for number in range(-(-found["n"] // found["chunk"]))]
         units = [card["unit"] for name in cards for card in read(folder / found["folder"] / name)]
         assert units == list(range(found["n"]))
@@ -208,6 +207,38 @@ def test_texts_are_of_every_stratum():
     assert len(found) == browser.N_TEXTS
     assert {passage.name.rsplit(" ", 1)[0] for passage in found} == set(STRATA)
     assert len({passage.document.text for passage in found}) == browser.N_TEXTS
+
+
+def test_the_command_needs_a_place_of_its_own(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for arguments, said in ((["atlas"], "there is no rendered book"), (["atlas", "--out", str(tmp_path)], "holds no data of the browser")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 1
+        assert said in capsys.readouterr().err
+
+
+def test_the_book_takes_the_runs_of_its_chapters(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("sae_lib.lab.Lab", lambda *given: given)
+    monkeypatch.setattr(browser, "atlas", lambda lab, progress: asked.append(lab) or tmp_path)
+    monkeypatch.setattr(build, "declared_parameters", lambda path: {"SCALE": "smoke", "SEED": 0, "CORPUS": ""})
+    assert build.browser_data(build.Chapter(tmp_path, "chapters/01_one", {"SEED": 3})) == tmp_path
+    assert asked == [("smoke", 3, "")]
+
+
+@pytest.mark.parametrize("pages", [["book/index"], ["book/index", build.BROWSER]])
+def test_the_built_book_holds_the_data_if_it_has_the_page(monkeypatch, tmp_path, pages):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "atlas.json").write_text("{}")
+    html = tmp_path / "_site" / "_build" / "html"
+    monkeypatch.setattr(build, "plan", lambda root, parameters: [build.Chapter(tmp_path, "chapters/01_one", {})])
+    monkeypatch.setattr(build, "run_chapters", lambda chapters, site: {})
+    monkeypatch.setattr(build, "book_pages", lambda root: pages)
+    monkeypatch.setattr(build, "render", lambda root, site: html.mkdir(parents=True) or html)
+    monkeypatch.setattr(build, "browser_data", lambda chapter: tmp_path / "data")
+    build.build_book(root=tmp_path)
+    assert (html / "browser" / "atlas.json").is_file() == (build.BROWSER in pages)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -11,8 +11,8 @@ import { textView } from "./text.js";
 const RARE = 20; // tokens; a unit that fires on fewer has too few examples to be rated
 const place = document.getElementById("sae-browser");
 const page = el("div", { class: "sb-page" });
-const tabs = el("div", { class: "sb-tabs", role: "navigation", "aria-label": "Views" });
-let contents, list, turn = 0;
+const tabs = el("nav", { class: "sb-tabs", "aria-label": "Views" });
+let contents, list, split, turn = 0;
 
 function tab(address, text, current) {
   return el("a", { href: `#${address}`, "aria-current": current ? "page" : null }, text);
@@ -31,7 +31,6 @@ async function showUnit(set, unit) {
   unit ??= list.order[0] ?? 0;
   const [columns, found] = await Promise.all([index(set), card(set, unit)]);
   return () => {
-    list.mark(unit);
     const step = (by, text) => {
       const to = list.beside(unit, by);
       return to === undefined ? el("span", { class: "sb-end" }, text) : el("a", { href: `#${set.name}/${to}`, rel: by > 0 ? "next" : "prev" }, text);
@@ -39,11 +38,12 @@ async function showUnit(set, unit) {
     [1, -1].map((by) => list.beside(unit, by)).filter((to) => to !== undefined).forEach((to) => expect(set, to));
     const name = `${set.name}/${unit}`;
     document.title = `${name} · Feature browser`;
-    return el("div", { class: "sb-split" }, list.node,
-      el("article", { class: "sb-card", "data-unit": name },
-        el("header", {}, el("h2", { tabindex: -1 }, `${set.kind === "neuron" ? "Neuron" : "Feature"} ${name}`), el("p", { class: "sb-steps" }, step(-1, "← previous (k)"), " ", step(1, "next (j) →"))),
-        columns.density[unit] ? panels(contents, set, columns, found) : silent(contents),
-        el("details", {}, el("summary", {}, "Rate it"), form(contents, set, unit, false))));
+    if (!split.isConnected) page.replaceChildren(split);
+    split.replaceChild(el("article", { class: "sb-card", "data-unit": name },
+      el("header", {}, el("h2", { tabindex: -1 }, `${set.kind === "neuron" ? "Neuron" : "Feature"} ${name}`), el("p", { class: "sb-steps" }, step(-1, "← previous (k)"), " ", step(1, "next (j) →"))),
+      columns.density[unit] ? panels(contents, set, columns, found) : silent(contents),
+      el("details", {}, el("summary", {}, "Rate it"), form(contents, set, unit, false))), split.lastChild);
+    list.mark(unit);
   };
 }
 
@@ -55,9 +55,9 @@ async function showBlind() {
     return { set, units: density.flatMap((share, unit) => (share * contents.tokens >= RARE ? [unit] : [])) };
   }));
   const next = nextBlind(contents, pools);
-  if (!next) return () => el("p", {}, "Everything is rated.");
+  if (!next) return el("p", {}, "Everything is rated.");
   const [columns, found] = await Promise.all([index(next.set), card(next.set, next.unit)]);
-  return () => el("article", { class: "sb-card", "data-unit": "blind" },
+  return el("article", { class: "sb-card", "data-unit": "blind" },
     el("h2", { tabindex: -1 }, "A feature or a neuron"),
     el("p", {}, "You are not told which. Look, settle on one explanation, and rate it; ratings stay in this browser until you export them."),
     panels(contents, next.set, columns, found, true),
@@ -68,7 +68,7 @@ async function view(address) {
   const [first, second, third, fourth] = address.split("/");
   if (first === "map") return ["map", await mapView(contents)];
   if (first === "text") return ["text", await textView(contents, Number(second ?? 0), third ? `${third}/${fourth}` : undefined)];
-  if (first === "rate") return ["rate", (await showBlind())()];
+  if (first === "rate") return ["rate", await showBlind()];
   const set = setNamed(contents, address === "" ? "A/1" : `${first}/${second}`) ?? (address === "" ? contents.sets[0] : null);
   if (!set) throw new Error(`there is no ${address} here; the sets are ${contents.sets.map(({ name }) => name).join(", ")}`);
   if (third !== undefined && !/^\d+$/.test(third)) throw new Error(`there is no ${set.kind} ${third}`);
@@ -79,21 +79,18 @@ async function route(moved = false) {
   const mine = ++turn;
   let name, shown;
   try {
-    const address = decodeURIComponent(location.hash.slice(1));
-    [name, shown] = await view(address);
-    // Cards read the list as it is when they are drawn.
-    if (mine === turn && typeof shown === "function") shown = shown();
+    [name, shown] = await view(decodeURIComponent(location.hash.slice(1)));
   } catch (error) {
     [name, shown] = ["", trouble(error)];
   }
   // Whoever moved on meanwhile sees only where they went.
   if (mine !== turn) return;
-  const typing = document.activeElement === list.search;
   drawTabs(name);
-  page.replaceChildren(shown);
-  if (shown.querySelector?.(".sb-card") && !performance.getEntriesByName("first-card").length) performance.mark("first-card");
-  if (typing) list.search.focus();
-  else if (moved) page.querySelector("h2")?.focus({ preventScroll: true });
+  // A card takes the place of the card before it, and the list beside them stays as it is.
+  if (typeof shown === "function") shown();
+  else page.replaceChildren(shown);
+  if (page.querySelector(".sb-card") && !performance.getEntriesByName("first-card").length) performance.mark("first-card");
+  if (moved && document.activeElement !== list.search) page.querySelector("h2")?.focus({ preventScroll: true });
 }
 
 function trouble(error) {
@@ -125,6 +122,7 @@ async function start() {
     return;
   }
   list = new List(contents, () => refreshSteps());
+  split = el("div", { class: "sb-split" }, list.node, el("article"));
   window.addEventListener("hashchange", () => route(true));
   window.addEventListener("keydown", onKey, true);
   await route();

@@ -46,7 +46,8 @@ export class List {
     const { labels } = this.contents;
     const used = [...new Set(this.columns.label)].filter((label) => label >= 0).sort((a, b) => (labels[a] < labels[b] ? -1 : 1));
     this.label.replaceChildren(el("option", { value: "" }, "any"), ...used.map((label) => el("option", { value: label }, labels[label])));
-    this.sort.querySelector("[value=score]").disabled = this.columns.score.every((score) => score === null);
+    const unscored = this.columns.score.every((score) => score === null);
+    for (const control of [this.sort.querySelector("[value=score]"), ...this.ranges.score]) control.disabled = unscored;
     this.update();
   }
 

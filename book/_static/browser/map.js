@@ -14,7 +14,7 @@ export async function mapView(contents) {
   const members = el("ol", { class: "sb-units" });
   const search = el("input", { type: "search", placeholder: "token, label or number", "aria-label": "Search the map", oninput: () => draw() });
   const whole = { x: 0, y: 0, size: 1000 };
-  let view = whole, near = -1, places = [];
+  let view = whole, near = -1, chosenCluster = null, places = [];
 
   const name = (i) => `${found.sets[found.set[i]]}/${found.unit[i]}`;
   const words = (i) => {
@@ -35,7 +35,8 @@ export async function mapView(contents) {
     places = found.x.map((x, i) => [width / 2 + (x - view.x - view.size / 2) * scale, height / 2 + (found.y[i] - view.y - view.size / 2) * scale]);
     places.forEach(([x, y], i) => {
       const hit = query && matches(columns[found.set[i]], found.unit[i], query);
-      pen.globalAlpha = query && !hit ? 0.15 : 0.85;
+      const aside = (query && !hit) || (chosenCluster !== null && found.cluster[i] !== chosenCluster);
+      pen.globalAlpha = aside ? 0.15 : 0.85;
       // Neighbouring clusters get hues far apart.
       pen.fillStyle = found.cluster[i] < 0 ? "#8a8a8a" : `hsl(${(found.cluster[i] * 137) % 360} 65% 50%)`;
       const size = (hit ? 5 : 2.5) * (i === near ? 2 : 1);
@@ -68,12 +69,13 @@ export async function mapView(contents) {
     const range = (values) => [Math.min(...values), Math.max(...values)];
     const [left, right] = range(chosen.map((i) => found.x[i])), [top, bottom] = range(chosen.map((i) => found.y[i]));
     const size = Math.max(30, right - left, bottom - top);
+    chosenCluster = number;
     view = { x: (left + right - size) / 2, y: (top + bottom - size) / 2, size };
     list(chosen);
     draw();
     canvas.scrollIntoView({ block: "nearest" });
   }
-  const all = () => { view = whole; members.replaceChildren(); draw(); };
+  const all = () => { view = whole; chosenCluster = null; members.replaceChildren(); draw(); };
 
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("click", (event) => { point(event); if (near >= 0) location.hash = name(near); });

@@ -15,7 +15,7 @@ export async function textView(contents, number = 0, name = "A/1") {
   const go = () => { location.hash = `text/${chooseText.value}/${chooseSet.value}`; };
   const chooseText = el("select", { onchange: go }, contents.texts.map((title, i) => el("option", { value: i, selected: i === number }, title)));
   const chooseSet = el("select", { onchange: go }, contents.sets.map((other) => el("option", { selected: other === set }, other.name)));
-  const heading = el("h3", {});
+  const heading = el("h3", { "aria-live": "polite" });
   const list = el("ol", { class: "sb-units" });
   const pieces = text.tokens.map((id) => piece(contents.vocab[id], 0));
   const body = el("div", { class: "sb-text", tabindex: 0, dir: "auto", role: "group", "aria-label": `Text ${text.name}; move through its tokens with the arrow keys` }, pieces);
@@ -49,5 +49,5 @@ export async function textView(contents, number = 0, name = "A/1") {
     el("p", {}, el("label", {}, "Text ", chooseText), " ", el("label", {}, "Set ", chooseSet), " ", el("button", { type: "button", onclick: whole }, "the whole text")),
     el("p", {}, `Point at a token to list the ${set.kind}s that fire on it, the strongest first (at most 20 are kept of each token); point at one of them to colour the text by it.`),
     body,
-    el("section", { class: "sb-side", "aria-live": "polite" }, heading, list));
+    el("section", { class: "sb-side" }, heading, list));
 }
