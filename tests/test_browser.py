@@ -247,3 +247,4 @@ def test_the_page_makes_text_of_whatever_comes(path):
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|DOMParser", source)
     assert set(re.findall(r"https?://[^\"]+", source)) <= {"http://www.w3.org/2000/svg"}
     assert all(name.startswith("./") for name in re.findall(r'from "([^"]+)"', source))
+    assert max(map(len, source.splitlines())) <= 140

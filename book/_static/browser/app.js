@@ -33,14 +33,17 @@ async function showUnit(set, unit) {
   return () => {
     const step = (by, text) => {
       const to = list.beside(unit, by);
-      return to === undefined ? el("span", { class: "sb-end" }, text) : el("a", { href: `#${set.name}/${to}`, rel: by > 0 ? "next" : "prev" }, text);
+      if (to === undefined) return el("span", { class: "sb-end" }, text);
+      return el("a", { href: `#${set.name}/${to}`, rel: by > 0 ? "next" : "prev" }, text);
     };
     [1, -1].map((by) => list.beside(unit, by)).filter((to) => to !== undefined).forEach((to) => expect(set, to));
     const name = `${set.name}/${unit}`;
     document.title = `${name} · Feature browser`;
     if (!split.isConnected) page.replaceChildren(split);
     split.replaceChild(el("article", { class: "sb-card", "data-unit": name },
-      el("header", {}, el("h2", { tabindex: -1 }, `${set.kind === "neuron" ? "Neuron" : "Feature"} ${name}`), el("p", { class: "sb-steps" }, step(-1, "← previous (k)"), " ", step(1, "next (j) →"))),
+      el("header", {},
+        el("h2", { tabindex: -1 }, `${set.kind === "neuron" ? "Neuron" : "Feature"} ${name}`),
+        el("p", { class: "sb-steps" }, step(-1, "← previous (k)"), " ", step(1, "next (j) →"))),
       columns.density[unit] ? panels(contents, set, columns, found) : silent(contents),
       el("details", {}, el("summary", {}, "Rate it"), form(contents, set, unit, false))), split.lastChild);
     list.mark(unit);
@@ -59,7 +62,8 @@ async function showBlind() {
   const [columns, found] = await Promise.all([index(next.set), card(next.set, next.unit)]);
   return el("article", { class: "sb-card", "data-unit": "blind" },
     el("h2", { tabindex: -1 }, "A feature or a neuron"),
-    el("p", {}, "You are not told which. Look, settle on one explanation, and rate it; ratings stay in this browser until you export them."),
+    el("p", {}, "You are not told which. Look, settle on one explanation, and rate it.",
+      " Ratings stay in this browser until you export them."),
     panels(contents, next.set, columns, found, true),
     form(contents, next.set, next.unit, true, () => route(true)));
 }

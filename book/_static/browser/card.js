@@ -39,7 +39,8 @@ function groups(contents, examples, maximum, tell) {
 }
 
 function logits(contents, card) {
-  const side = (caption, [ids, weights]) => table(caption, ["token", "weight"], ids.map((id, i) => [token(contents.vocab[id]), show(weights[i])]));
+  const side = (caption, [ids, weights]) => table(caption, ["token", "weight"],
+    ids.map((id, i) => [token(contents.vocab[id]), show(weights[i])]));
   const { top, bottom } = card.logits;
   return el("section", {}, el("h3", {}, "What it makes likelier"),
     el("div", { class: "sb-pair" }, side("Highest logit weights", top), side("Lowest logit weights", bottom)),
@@ -52,15 +53,18 @@ function relatives(contents, set, card) {
   const rows = (list) => (list ?? []).map(([name, index, value]) => [address(contents, name, index), show(value)]);
   const other = model === "A" ? "B" : "A";
   const tables = [
-    ["Neurons it writes to", ["neuron", "coefficient", "share of L1"], (card.aligned ?? []).map(([index, value, share]) => [neuron(index), show(value), percent(share)])],
-    ["Neurons that go with it", ["neuron", "Pearson", "cosine"], card.neurons.map(([index, ...values]) => [neuron(index), ...values.map((value) => show(value))])],
-    ["Nearest features by direction", ["feature", "cosine"], (card.nearest ?? []).map(([index, value]) => [address(contents, set.name, index), show(value)])],
+    ["Neurons it writes to", ["neuron", "coefficient", "share of L1"],
+      (card.aligned ?? []).map(([index, value, share]) => [neuron(index), show(value), percent(share)])],
+    ["Neurons that go with it", ["neuron", "Pearson", "cosine"],
+      card.neurons.map(([index, ...values]) => [neuron(index), ...values.map((value) => show(value))])],
+    ["Nearest features by direction", ["feature", "cosine"],
+      (card.nearest ?? []).map(([index, value]) => [address(contents, set.name, index), show(value)])],
     [set.kind === "neuron" ? "Feature that goes with it" : `Twin in model ${other}`, ["feature", "Pearson"], rows(card.twins)],
     ["Parents in the smaller dictionary", ["feature", "masked cosine"], rows(card.parents)],
     ["Children in the larger dictionary", ["feature", "masked cosine"], rows(card.children)],
   ];
   return el("section", {}, el("h3", {}, "Relatives"),
-    el("div", { class: "sb-relatives" }, tables.filter(([, , list]) => list.length).map(([caption, headings, list]) => table(caption, headings, list))));
+    el("div", { class: "sb-relatives" }, tables.filter(([, , rows]) => rows.length).map((parts) => table(...parts))));
 }
 
 /** The panels of a card; a blind one leaves out whatever says who it is. */
@@ -71,7 +75,8 @@ export function panels(contents, set, columns, card, blind = false) {
     el("p", { class: "sb-key" }, "Shade: how strongly it fires. Underline: what taking it off does to the token's likelihood, ",
       el("span", { class: "sb-helped" }, "it helped"), " or ", el("span", { class: "sb-hurt" }, "it hurt"), "."),
     groups(contents, card.examples, maximum, out.tell), out.node);
-  const fires = histogram(`Activations (fires on ${percent(columns.density[card.unit])} of the tokens)`, card.histogram, 0, maximum, "activation, counts on a log scale");
+  const fires = histogram(`Activations (fires on ${percent(columns.density[card.unit])} of the tokens)`,
+    card.histogram, 0, maximum, "activation, counts on a log scale");
   if (blind) return [examples, fires, logits(contents, card)];
   return [facts(contents, columns, card.unit), fires, examples, logits(contents, card), relatives(contents, set, card)];
 }

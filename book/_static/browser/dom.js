@@ -53,7 +53,8 @@ export function histogram(caption, counts, low, high, unit) {
   numbers.addEventListener("toggle", () => numbers.append(table(caption, ["from", "to", "count"], rows())), { once: true });
   return el("figure", { class: "sb-histogram" },
     el("figcaption", {}, caption),
-    svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": `${caption}; from ${show(low)} to ${show(high)}` },
+    svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img",
+      "aria-label": `${caption}; from ${show(low)} to ${show(high)}` },
       bars, zero === null ? null : svg("line", { x1: zero, x2: zero, y1: 0, y2: 100 })),
     el("div", { class: "sb-ends", "aria-hidden": "true" }, el("span", {}, show(low)), el("span", {}, unit), el("span", {}, show(high))),
     numbers);

@@ -21,7 +21,8 @@ export class List {
     this.onOrder = onOrder;
     this.order = [];
     this.page = 0;
-    this.search = el("input", { type: "search", placeholder: "token, label, explanation or number", "aria-label": "Search this set", oninput: () => this.update(), onkeydown: (event) => this.onKey(event) });
+    this.search = el("input", { type: "search", placeholder: "token, label, explanation or number", "aria-label": "Search this set",
+      oninput: () => this.update(), onkeydown: (event) => this.onKey(event) });
     this.sort = el("select", { "aria-label": "Order", onchange: () => this.update() },
       Object.entries(SORTS).map(([value, [text]]) => el("option", { value }, text)));
     this.label = el("select", { "aria-label": "Only this label", onchange: () => this.update() });
@@ -36,7 +37,8 @@ export class List {
       el("label", {}, "Label ", this.label),
       Object.entries(RANGES).map(([name, text]) => el("div", { class: "sb-range" }, el("span", {}, text), this.ranges[name])),
       el("label", {}, this.fired, " only those that fire"));
-    this.node = el("nav", { class: "sb-list", "aria-label": "Features and neurons" }, this.search, this.filters, this.status, this.rows, this.pages);
+    this.node = el("nav", { class: "sb-list", "aria-label": "Features and neurons" },
+      this.search, this.filters, this.status, this.rows, this.pages);
   }
 
   async open(set) {
@@ -55,11 +57,14 @@ export class List {
     if (!this.columns) return;
     const query = this.search.value.trim().toLowerCase();
     const label = this.label.value === "" ? null : Number(this.label.value);
-    const ends = Object.entries(this.ranges).map(([name, [low, high]]) => [this.columns[name], low.value === "" ? null : Number(low.value), high.value === "" ? null : Number(high.value)]);
+    const end = (input, none) => (input.value === "" ? none : Number(input.value));
+    const ends = Object.entries(this.ranges)
+      .filter(([, inputs]) => inputs.some((input) => input.value !== ""))
+      .map(([name, [low, high]]) => [this.columns[name], end(low, -Infinity), end(high, Infinity)]);
     const keeps = (unit) => matches(this.columns, unit, query)
       && (label === null || this.columns.label[unit] === label)
       && (!this.fired.checked || this.columns.density[unit] > 0)
-      && ends.every(([column, low, high]) => (low === null || column[unit] >= low) && (high === null || (column[unit] !== null && column[unit] <= high)));
+      && ends.every(([column, low, high]) => column[unit] !== null && low <= column[unit] && column[unit] <= high);
     this.order = this.columns.label.map((_, unit) => unit).filter(keeps);
     const key = SORTS[this.sort.value][1];
     const name = (unit) => this.contents.labels[this.columns.label[unit]] ?? "\uffff";
@@ -112,8 +117,13 @@ export class List {
         el("strong", {}, String(unit)), " ",
         el("span", {}, columns.explanation[unit] || contents.labels[columns.label[unit]] || "no label fits"),
         el("small", {}, columns.top[unit].map((id) => token(contents.vocab[id])), ` fires on ${percent(columns.density[unit])}`)))));
-    const turn = (step, text) => el("button", { type: "button", disabled: this.page + step < 0 || (this.page + step) * PAGE >= n, onclick: () => { this.page += step; this.draw(); } }, text);
-    this.pages.replaceChildren(...(n > PAGE ? [turn(-1, "earlier"), ` page ${this.page + 1} of ${Math.ceil(n / PAGE)} `, turn(1, "later")] : []));
+    const last = Math.ceil(n / PAGE) - 1;
+    const turn = (page, text) => el("button", { type: "button", disabled: page < 0 || page > last, onclick: () => {
+      this.page = page;
+      this.draw();
+    } }, text);
+    const turns = [turn(this.page - 1, "earlier"), ` page ${this.page + 1} of ${last + 1} `, turn(this.page + 1, "later")];
+    this.pages.replaceChildren(...(last > 0 ? turns : []));
     this.drawn = `${set.name} ${this.page}`;
     this.point();
   }

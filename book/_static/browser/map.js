@@ -9,10 +9,12 @@ export async function mapView(contents) {
   const found = await map();
   const sets = found.sets.map((name) => setNamed(contents, name));
   const columns = await Promise.all(sets.map((set) => searchable(contents, set)));
-  const canvas = el("canvas", { class: "sb-map", role: "img", tabindex: 0, "aria-label": `Map of ${found.unit.length} features; the table below lists its clusters` });
+  const canvas = el("canvas", { class: "sb-map", role: "img",
+    "aria-label": `Map of ${found.unit.length} features; the table below lists its clusters` });
   const said = el("output", { class: "sb-readout" }, "Point at a feature; press to open it.");
   const members = el("ol", { class: "sb-units" });
-  const search = el("input", { type: "search", placeholder: "token, label or number", "aria-label": "Search the map", oninput: () => draw() });
+  const search = el("input", { type: "search", placeholder: "token, label or number",
+    "aria-label": "Search the map", oninput: () => draw() });
   const whole = { x: 0, y: 0, size: 1000 };
   let view = whole, near = -1, chosenCluster = null, places = [];
 
@@ -20,7 +22,8 @@ export async function mapView(contents) {
   const words = (i) => {
     const { label, explanation, top } = columns[found.set[i]];
     const unit = found.unit[i];
-    return `${name(i)} · ${explanation[unit] || contents.labels[label[unit]] || "no label fits"} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
+    const meaning = explanation[unit] || contents.labels[label[unit]] || "no label fits";
+    return `${name(i)} · ${meaning} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
   };
 
   function draw() {
@@ -32,7 +35,8 @@ export async function mapView(contents) {
     const scale = (Math.min(width, height) - 2 * EDGE) / view.size;
     const query = search.value.trim().toLowerCase();
     pen.scale(ratio, ratio);
-    places = found.x.map((x, i) => [width / 2 + (x - view.x - view.size / 2) * scale, height / 2 + (found.y[i] - view.y - view.size / 2) * scale]);
+    const from = (value, edge, length) => length / 2 + (value - edge - view.size / 2) * scale;
+    places = found.x.map((x, i) => [from(x, view.x, width), from(found.y[i], view.y, height)]);
     places.forEach(([x, y], i) => {
       const hit = query && matches(columns[found.set[i]], found.unit[i], query);
       const aside = (query && !hit) || (chosenCluster !== null && found.cluster[i] !== chosenCluster);
@@ -87,9 +91,12 @@ export async function mapView(contents) {
     cluster.top.map((id) => token(contents.vocab[id])),
   ]);
   return el("div", { class: "sb-mapview" },
-    el("p", {}, `The directions of the features of ${found.sets.join(" and ")} that fire, laid out by UMAP: only who lies near whom has a meaning. `
+    el("p", {}, `The directions of the features of ${found.sets.join(" and ")} that fire, laid out by UMAP: `
+      + "only who lies near whom has a meaning. "
       + "Squares are features of the smaller dictionary. Clusters are HDBSCAN's, named by the label that most of their features fit best."),
     el("p", {}, search, " ", el("button", { type: "button", onclick: all }, "Show all")),
     canvas, said, members,
-    rows.length ? table("Clusters", ["cluster", "features", "label", "tokens"], rows) : el("p", {}, "No features lie close enough to form clusters."));
+    rows.length
+      ? table("Clusters", ["cluster", "features", "label", "tokens"], rows)
+      : el("p", {}, "No features lie close enough to form clusters."));
 }

@@ -39,7 +39,10 @@ export function form(contents, set, unit, blind, done) {
     rating.total = contents.rubric.reduce((sum, [name]) => sum + rating[name], 0);
     const others = kept().filter((other) => !(other.unit === rating.unit && other.scale === rating.scale && other.blind === blind));
     const stays = keep([...others, rating]);
-    status.textContent = stays ? `Kept: ${rating.total} of ${contents.rubric.reduce((sum, [, most]) => sum + most, 0)}.` : "This browser does not let the page keep anything; the rating is lost when you leave.";
+    const most = contents.rubric.reduce((sum, [, mark]) => sum + mark, 0);
+    status.textContent = stays
+      ? `Kept: ${rating.total} of ${most}.`
+      : "This browser does not let the page keep anything; the rating is lost when you leave.";
     if (stays) done?.(others.length + 1);
   };
   return el("form", { class: "sb-rating", onsubmit: submit }, items,

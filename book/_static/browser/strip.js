@@ -63,7 +63,8 @@ export function strip([ids, acts, effects, centre], vocab, maximum, strongest, t
     return node;
   });
   const text = ids.map((id) => vocab[id]).join("");
-  const node = el("li", { class: "sb-strip", tabindex: 0, role: "group", dir: "auto", "aria-label": `${text}; in the middle ${said[centre]}` }, pieces);
+  const spoken = `${text}; in the middle ${said[centre]}`;
+  const node = el("li", { class: "sb-strip", tabindex: 0, role: "group", dir: "auto", "aria-label": spoken }, pieces);
   walk(node, pieces, (i) => tell(said[i]), centre);
   return node;
 }
