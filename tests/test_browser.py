@@ -29,7 +29,9 @@ def lab() -> StandIn:
 
 @pytest.fixture(scope="module")
 def folder(lab, tmp_path_factory) -> Path:
-    opinions = {"A/1": pd.DataFrame({"index": [5], "explanation": [f"<b>{HALF_A_PAIR}"], "score": [0.25]})}
+    # A column of pandas' own strings would refuse it.
+    explanation = pd.Series([f"<b>{HALF_A_PAIR}"], dtype=object)
+    opinions = {"A/1": pd.DataFrame({"index": [5], "explanation": explanation, "score": [0.25]})}
     return write_atlas(tmp_path_factory.mktemp("atlas") / "data", lab, SIZES, lab.truth, lab.passages, opinions)
 
 
