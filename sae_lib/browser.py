@@ -339,7 +339,7 @@ def _examples(units: Units, tokens: torch.Tensor, evidence: Evidence, rows: slic
     n_top, n_intervals = evidence.top.context.shape[1], evidence.intervals.context.shape[1]
     edges = [0, *range(n_top, n_top + n_intervals * n_each + 1, n_each), places.context.shape[1]]
 
-    def example(row: int, place: int) -> list[list[int]]:
+    def example(row: int, place: int) -> list:
         shown = found.token[row, place] >= 0
         centre = int(shown[:CONTEXT].sum())
         return [*(values[row, place][shown].tolist() for values in (found.token, act, nats)), centre]

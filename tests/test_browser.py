@@ -93,9 +93,8 @@ def test_an_example_shows_tokens_activations_and_effects_of_its_place(folder, la
         low, high = max(0, pos - 4), min(tokens.shape[1], pos + 5)
         assert centre == pos - low
         assert ids == tokens[context, low:high].tolist()
-        assert np.array(shown) / 1_000 * evidence.maximum[unit] == pytest.approx(
-            acts[context, low:high], abs=0.0011 * evidence.maximum[unit]
-        )
+        maximum = float(evidence.maximum[unit])
+        assert np.array(shown) / 1_000 * maximum == pytest.approx(acts[context, low:high], abs=0.0011 * maximum)
         # A token's own likelihood is decided one token before it; the first of a context has nobody before it.
         own = np.concatenate([[0], effects[context]])[low:high]
         assert np.array(nats) / 1_000 == pytest.approx(own, abs=0.0006)
