@@ -54,6 +54,8 @@ AT_A_TIME = 512
 """Units whose examples are looked up together: for fewer the model would read the same contexts again and again."""
 MIN_F1, MIN_PRECISION = 0.2, 0.5
 """What a label must reach, one of the two, for a unit to be called by it; a part of a script has a low F1 and a high precision."""
+MIN_FIRED = 20
+"""Tokens that a unit must fire on before it is called by a label."""
 N_TEXTS = 25
 """Texts of the text view, as in the paper's."""
 PER_TOKEN = 20
@@ -292,7 +294,7 @@ def _index(units: Units, evidence: Evidence, text: LabelledText, opinions: pd.Da
         best = _labels_of(units, text, known, evidence.kind)
         f1, precision = (np.where(fired, best[name], 0) for name in ("f1", "precision"))
         # Of every unit some label is the best; where it is a bad one, its name would mislead.
-        fits = (f1 >= MIN_F1) | (precision >= MIN_PRECISION)
+        fits = (evidence.fired >= MIN_FIRED) & ((f1 >= MIN_F1) | (precision >= MIN_PRECISION))
         label = np.where(fits, [text.labels.index(name) for name in best["label"]], -1)
     held: dict[str, list] = {"score": [None] * n, "explanation": [""] * n}
     for index, explanation, score in [] if opinions is None else opinions[["index", "explanation", "score"]].itertuples(index=False):

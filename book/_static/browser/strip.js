@@ -18,7 +18,8 @@ function describe(text, act, effect) {
 
 /** A token as a span; a byte written as \xd8 beside Arabic would be turned round with it, and <bdi> keeps it as it is. */
 export function piece(text, share) {
-  const node = el(text.includes("\\x") ? "bdi" : "span", { class: "sb-piece" }, text);
+  const parts = text.split(/((?:\\x[0-9a-f]{2}|\\u\{[0-9a-f]+\})+)/);
+  const node = el("span", { class: "sb-piece" }, parts.map((part, i) => (i % 2 ? el("bdi", { dir: "ltr" }, part) : part)));
   node.style.setProperty("--act", share.toFixed(3));
   return node;
 }
@@ -42,7 +43,7 @@ export function walk(node, pieces, tell, start = 0) {
     go(at + step);
   });
   const point = ({ target }) => {
-    const i = pieces.indexOf(target);
+    const i = pieces.indexOf(target.closest(".sb-piece"));
     if (i >= 0) tell(i);
   };
   node.addEventListener("pointerover", point);
