@@ -48,7 +48,7 @@ serve: $(STAMP) ## show the built book at http://127.0.0.1:8000 (PORT=… for an
 
 check: $(STAMP) ## open every page of the built book in Chromium with the network blocked
 	@test -f _site/_build/html/index.html || { echo "There is no built book yet: run 'make book' first." >&2; exit 1; }
-	@$(BIN)/python -m pytest tests/browser_check.py
+	@$(BIN)/python -m pytest tests/browser_check.py tests/atlas_check.py
 
 test: $(STAMP) ## unit tests, then every chapter against its stored outputs
 	@echo "Unit tests:"

@@ -4,6 +4,7 @@
 2. Execute each with papermill into `_site/chapters/`. A parameter equal to the chapter's own default is not passed, so that the page shows
    the chapter as it stands in the repository.
 3. Copy `_config.yml`, `_toc.yml` and `book/` beside them, write the score for the first page, and render with warnings as errors.
+4. Put the data of the feature browser beside the pages, if the book has that page.
 """
 
 import ast
@@ -23,6 +24,8 @@ from sae_lib.storage import project_root
 
 SITE = "_site"
 """Folder of the executed chapters and of the rendered book, below the project."""
+BROWSER = "book/browser"
+"""The page of the feature browser, whose data are made once the chapters have their runs."""
 
 SUMMARY = "summary.txt"
 """Written beside the pages when the book is built: the score of the reference run in one line, for the first page."""
@@ -224,6 +227,19 @@ def render(root: Path, site: Path) -> Path:
     return site / "_build" / "html"
 
 
+def browser_data(chapter: Chapter) -> Path:
+    """The folder of the feature browser's data, of the runs that a chapter reads; computed where they are not there yet.
+
+    Raises:
+        BookError: the runs cannot be opened.
+    """
+    from sae_lib.browser import atlas
+    from sae_lib.lab import Lab
+
+    given = declared_parameters(chapter.path) | chapter.parameters
+    return atlas(Lab(given["SCALE"], given["SEED"], given["CORPUS"]), progress=sys.stderr.isatty())
+
+
 def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = None) -> Path:
     """Run every chapter, render the book, and say how long each step took.
 
@@ -242,9 +258,17 @@ def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = 
     site = root / SITE
     shutil.rmtree(site / "chapters", ignore_errors=True)
     seconds = run_chapters(chapters, site)
+    data = None
+    if BROWSER in book_pages(root):
+        print("Making the feature browser's data.", flush=True)
+        started = time.perf_counter()
+        data = browser_data(chapters[-1])
+        seconds["the feature browser"] = time.perf_counter() - started
     print("Rendering the pages.", flush=True)
     started = time.perf_counter()
     html = render(root, site)
+    if data is not None:
+        shutil.copytree(data, html / "browser")
     seconds["rendering"] = time.perf_counter() - started
     print(seconds_table(seconds))
     return html / "index.html"

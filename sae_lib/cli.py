@@ -1,4 +1,4 @@
-"""The command line: `sae-book book`, `results`, `train`, `sweep`, `release`, `export` and `import`."""
+"""The command line: `sae-book book`, `results`, `train`, `sweep`, `release`, `atlas`, `export` and `import`."""
 
 import sys
 from itertools import product
@@ -114,6 +114,34 @@ def train(
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
     lab.train(runs, resampling, shard_features)
     print(f"{', '.join(runs)} at scale {scale}: trained.")
+
+
+@app.command()
+def atlas(
+    scale: ScaleOption = "smoke",
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Not given: that of the rendered book.")] = None,
+    corpus: CorpusOption = "",
+    seed: SeedOption = None,
+) -> None:
+    """Compute the feature browser's data, or find them computed, and put them where the page looks for them."""
+    from sae_lib.build import SITE
+    from sae_lib.scales import scale as scale_named
+    from sae_lib.storage import project_root
+
+    scale_named(scale)
+    pages = project_root() / SITE / "_build" / "html"
+    if out is None and not pages.is_dir():
+        raise BookError("there is no rendered book to put the data into; make it with `sae-book book`, or say --out FOLDER")
+
+    from sae_lib import browser
+    from sae_lib.lab import Lab
+
+    folder = out or pages / "browser"
+    browser.check_room(folder)
+    found = browser.atlas(Lab(scale, seed=seed or 0, corpus=corpus), progress=True)
+    browser.put(found, folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*.json"))
+    print(f"{folder}: the features at scale {scale}, {size / 2**20:.0f} MiB")
 
 
 @app.command()

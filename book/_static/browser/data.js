@@ -1,0 +1,67 @@
+// Files of the atlas, each fetched once and when it is wanted.
+
+const BASE = new URL("../../browser/", import.meta.url);
+const FORMAT = 1;
+const files = new Map();
+
+export class Missing extends Error {}
+
+function file(name) {
+  if (!files.has(name)) {
+    const answer = read(name);
+    files.set(name, answer);
+    // What failed is asked for again next time.
+    answer.catch(() => files.delete(name));
+  }
+  return files.get(name);
+}
+
+async function read(name) {
+  // The server is asked whether the file is still the same, since the book may have been made anew.
+  const answer = await fetch(new URL(name, BASE), { cache: "no-cache" });
+  if (answer.status === 404) throw new Missing(name);
+  if (!answer.ok) throw new Error(`${name}: the server answered ${answer.status}`);
+  try {
+    return await answer.json();
+  } catch {
+    throw new Error(`${name} is damaged; make the book's data again with: sae-book atlas`);
+  }
+}
+
+/** What there is, with the words for tokens. */
+export async function atlas() {
+  const [contents, vocab] = await Promise.all([file("atlas.json"), file("vocab.json")]);
+  if (contents.format !== FORMAT) throw new Error("the data are of another version of the book; make the book again");
+  return { ...contents, vocab };
+}
+
+export const setNamed = (contents, name) => contents.sets.find((set) => set.name === name);
+export const index = (set) => file(`${set.folder}/index.json`);
+export const texts = () => file("texts.json");
+export const activities = (set, text) => file(`${set.folder}/text-${String(text).padStart(2, "0")}.json`);
+export const map = () => file("map.json");
+
+const chunk = (set, unit) => file(`${set.folder}/cards-${String(Math.floor(unit / set.chunk)).padStart(3, "0")}.json`);
+
+export const card = async (set, unit) => (await chunk(set, unit))[unit % set.chunk];
+
+/** Ask for a card that is likely to be wanted next. */
+export const expect = (set, unit) => { chunk(set, unit).catch(() => {}); };
+
+/** The index with what a search looks through, made once. */
+export async function searchable(contents, set) {
+  const columns = await index(set);
+  columns.words ??= columns.label.map((label, unit) => [
+    label < 0 ? "" : `${contents.labels[label]} ${contents.meanings[label]}`,
+    columns.explanation[unit],
+    columns.top[unit].map((id) => contents.vocab[id]).join(" "),
+  ].join(" ").toLowerCase());
+  return columns;
+}
+
+/** Whether a unit is what somebody looks for: by its number, or by a piece of its label, explanation or tokens. */
+export function matches(columns, unit, query) {
+  if (!query) return true;
+  if (/^(?:[ab]\/\w+\/)?\d+$/.test(query) && Number(query.split("/").pop()) === unit) return true;
+  return columns.words[unit].includes(query);
+}

@@ -1,0 +1,251 @@
+"""The feature browser's data, written from models that are not trained and a text that means harm."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from stand_in import HALF_A_PAIR, StandIn
+
+from sae_lib import browser, build, cli
+from sae_lib.browser import NEURONS, Sizes, check_room, passages_of_every_stratum, put, write_atlas
+from sae_lib.corpus import STRATA
+from sae_lib.errors import BookError
+from sae_lib.evidence import gather
+from sae_lib.interventions import ablation_effects
+from sae_lib.proxies import TokenTable
+
+SIZES = Sizes(n_tokens=1_000, n_top=6, n_each=2)
+SCRIPTS = sorted((Path(__file__).parents[1] / "book" / "_static" / "browser").glob("*.js"))
+
+
+@pytest.fixture(scope="module")
+def lab() -> StandIn:
+    return StandIn()
+
+
+@pytest.fixture(scope="module")
+def folder(lab, tmp_path_factory) -> Path:
+    # A column of pandas' own strings would refuse it.
+    explanation = pd.Series([f"<b>{HALF_A_PAIR}"], dtype=object)
+    opinions = {"A/1": pd.DataFrame({"index": [5], "explanation": explanation, "score": [0.25]})}
+    return write_atlas(tmp_path_factory.mktemp("atlas") / "data", lab, SIZES, lab.truth, lab.passages, opinions)
+
+
+def read(path: Path):
+    """JSON without the constants that a browser refuses."""
+
+    def refuse(constant: str):
+        raise AssertionError(f"{path.name} holds {constant}")
+
+    return json.loads(path.read_text(encoding="ascii"), parse_constant=refuse)
+
+
+def acts_of(lab, name: str, tokens) -> torch.Tensor:
+    x = lab.model(name[0]).begin(torch.as_tensor(tokens))[1]
+    return x if name == NEURONS else lab.dictionary(name).encode(x)
+
+
+def test_the_files_are_those_that_the_contents_promise(folder, lab):
+    contents = read(folder / "atlas.json")
+    assert {found["name"]: (found["kind"], found["n"]) for found in contents["sets"]} == {
+        "A/0": ("feature", 8),
+        "A/1": ("feature", 40),
+        "B/1": ("feature", 40),
+        "A/neurons": ("neuron", 32),
+    }
+    promised = {"atlas.json", "vocab.json", "texts.json", "map.json"}
+    for found in contents["sets"]:
+        columns = read(folder / found["folder"] / "index.json")
+        assert {len(column) for column in columns.values()} == {found["n"]}
+        cards = [f"cards-{number:03d}.json" for number in range(-(-found["n"] // found["chunk"]))]
+        units = [card["unit"] for name in cards for card in read(folder / found["folder"] / name)]
+        assert units == list(range(found["n"]))
+        texts = [f"text-{number:02d}.json" for number in range(len(contents["texts"]))]
+        promised |= {f"{found['folder']}/{name}" for name in ("index.json", *cards, *texts)}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.json")} == promised
+    assert len(read(folder / "vocab.json")) == lab.model("A").cfg.d_vocab
+
+
+@pytest.mark.parametrize("name", ["A/1", "B/1", NEURONS])
+def test_density_maximum_and_histogram_are_those_of_the_text(folder, lab, name):
+    acts = acts_of(lab, name, lab.truth.tokens).flatten(0, 1)
+    columns = read(folder / name.replace("/", "-") / "index.json")
+    assert columns["density"] == pytest.approx((acts > 0).float().mean(0).tolist(), rel=0.01)
+    assert columns["max"] == pytest.approx(acts.amax(0).tolist(), rel=0.01)
+    for path in sorted((folder / name.replace("/", "-")).glob("cards-*.json")):
+        for card in read(path):
+            assert sum(card["histogram"]) == int((acts[:, card["unit"]] > 0).sum())
+
+
+def test_an_example_shows_tokens_activations_and_effects_of_its_place(folder, lab):
+    tokens, model, sae = torch.from_numpy(lab.truth.tokens), lab.model("A"), lab.dictionary("A/1")
+    evidence = gather(model, sae, tokens, SIZES.n_top, SIZES.n_each)
+    unit = int(evidence.fired.argmax())
+    card = read(folder / "A-1" / f"cards-{unit // 32:03d}.json")[unit % 32]
+    assert len(card["examples"]) == 13
+    effects, acts = ablation_effects(model, sae, tokens, unit), acts_of(lab, "A/1", tokens)[..., unit].numpy()
+    for place, (ids, shown, nats, centre) in enumerate(card["examples"][0]):
+        context, pos = int(evidence.top.context[unit, place]), int(evidence.top.pos[unit, place])
+        low, high = max(0, pos - 4), min(tokens.shape[1], pos + 5)
+        assert centre == pos - low
+        assert ids == tokens[context, low:high].tolist()
+        maximum = float(evidence.maximum[unit])
+        assert np.array(shown) / 1_000 * maximum == pytest.approx(acts[context, low:high], abs=0.0011 * maximum)
+        # A token's own likelihood is decided one token before it; the first of a context has nobody before it.
+        own = np.concatenate([[0], effects[context]])[low:high]
+        assert np.array(nats) / 1_000 == pytest.approx(own, abs=0.0006)
+    assert card["examples"][0][0][1][card["examples"][0][0][3]] == 1_000
+    silent = card["examples"][-1]
+    assert silent
+    assert all(shown[centre] == 0 for _, shown, _, centre in silent)
+
+
+def test_a_feature_that_never_fires_has_no_examples(folder):
+    card, columns = read(folder / "A-1" / "cards-000.json")[3], read(folder / "A-1" / "index.json")
+    assert (columns["density"][3], columns["max"][3], columns["label"][3], columns["top"][3]) == (0, 0, -1, [])
+    assert [len(group) for group in card["examples"][:-1]] == [0] * 12
+
+
+def test_the_text_view_lists_the_strongest_of_each_token(folder, lab):
+    text, found = read(folder / "texts.json")[0], read(folder / "A-1" / "text-00.json")
+    acts = acts_of(lab, "A/1", [text["tokens"]])[0]
+    for i, units in enumerate(found["units"]):
+        assert found["active"][i] == int((acts[i] > 0).sum())
+        assert len(units) == min(browser.PER_TOKEN, found["active"][i])
+        assert found["acts"][i] == pytest.approx(acts[i, units].tolist(), rel=0.01)
+        assert found["acts"][i] == sorted(found["acts"][i], reverse=True)
+
+
+def test_the_map_places_every_feature_that_fires_once(folder):
+    found = read(folder / "map.json")
+    fired = [[unit for unit, share in enumerate(read(folder / name / "index.json")["density"]) if share] for name in ("A-0", "A-1")]
+    assert list(zip(found["set"], found["unit"], strict=True)) == [(i, unit) for i, units in enumerate(fired) for unit in units]
+    assert min(found["x"] + found["y"]) == 0
+    assert max(found["x"] + found["y"]) == 1_000
+    assert [cluster["n"] for cluster in found["clusters"]] == [found["cluster"].count(i) for i in range(len(found["clusters"]))]
+
+
+def test_relatives_lead_to_units_that_are_there(folder):
+    n = {found["name"]: found["n"] for found in read(folder / "atlas.json")["sets"]} | {"A/2": 48}
+    cards = read(folder / "A-1" / "cards-000.json")
+    assert any("twins" in card for card in cards)
+    for card in cards:
+        rows = [row for name in ("twins", "parents", "children") for row in card.get(name, [])]
+        assert all(0 <= unit < n[name] and -1 <= value <= 1 for name, unit, value in rows)
+        assert all(0 <= row[0] < 40 for row in card["nearest"])
+        assert all(0 <= row[0] < 32 for row in card["aligned"] + card["neurons"])
+
+
+def test_nothing_written_can_hide_or_turn_round_text(folder, lab):
+    vocab = read(folder / "vocab.json")
+    assert "script" in vocab
+    assert not any(re.search("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\ud800-\udfff]", text) for text in vocab)
+    table = TokenTable(lab.tokenizer)
+    assert vocab[table.bytes_of.index(b"\0")] == r"\u{0}"
+    assert read(folder / "atlas.json")["texts"][0] == HALF_A_PAIR.replace("\ud800", r"\u{d800}")
+
+
+def test_opinions_stand_beside_their_units(folder):
+    columns = read(folder / "A-1" / "index.json")
+    assert columns["score"][4:6] == [None, 0.25]
+    assert columns["explanation"][4:6] == ["", r"<b>half a surrogate pair \u{d800} stays text"]
+
+
+@pytest.mark.parametrize(
+    ("opinions", "said"),
+    [("A/2", "no set of the browser; its sets are A/0, A/1, B/1, A/neurons"), ("A/1", "A/1/40, but A/1 ends at 39")],
+)
+def test_an_opinion_on_nothing_is_an_error(lab, tmp_path, opinions, said):
+    table = pd.DataFrame({"index": [40], "explanation": [""], "score": [0.0]})
+    with pytest.raises(BookError, match=re.escape(said)):
+        write_atlas(tmp_path / "data", lab, SIZES, lab.truth, lab.passages, {opinions: table})
+    assert not (tmp_path / "data").exists()
+
+
+def test_sizes_are_positive(lab, tmp_path):
+    with pytest.raises(BookError, match="n_each is 0"):
+        write_atlas(tmp_path / "data", lab, SIZES._replace(n_each=0), lab.truth, lab.passages)
+
+
+def test_an_atlas_is_kept(lab, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path))
+    asked = []
+
+    def write(folder, *given, **options):
+        asked.append(folder)
+        folder.mkdir()
+        return folder
+
+    monkeypatch.setattr(browser, "write_atlas", write)
+    first = browser.atlas(lab)
+    assert browser.atlas(lab) == first
+    assert asked == [first]
+    monkeypatch.setattr(lab, "config", lambda name: {"name": name, "seed": 1}, raising=False)
+    assert browser.atlas(lab) != first
+
+
+def test_a_copy_replaces_an_older_one_and_nothing_else(folder, tmp_path):
+    target = tmp_path / "there"
+    put(folder, target)
+    (target / "stale.json").write_text("{}")
+    put(folder, target)
+    assert sorted(path.name for path in target.iterdir()) == sorted(path.name for path in folder.iterdir())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(BookError, match="holds no data of the browser"):
+        check_room(tmp_path / "mine")
+    with pytest.raises(BookError, match="holds no data of the browser"):
+        put(folder, tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_texts_are_of_every_stratum():
+    found = passages_of_every_stratum()
+    assert len(found) == browser.N_TEXTS
+    assert {passage.name.rsplit(" ", 1)[0] for passage in found} == set(STRATA)
+    assert len({passage.document.text for passage in found}) == browser.N_TEXTS
+
+
+def test_the_command_needs_a_place_of_its_own(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for arguments, said in ((["atlas"], "there is no rendered book"), (["atlas", "--out", str(tmp_path)], "holds no data of the browser")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 1
+        assert said in capsys.readouterr().err
+
+
+def test_the_book_takes_the_runs_of_its_chapters(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("sae_lib.lab.Lab", lambda *given: given)
+    monkeypatch.setattr(browser, "atlas", lambda lab, progress: asked.append(lab) or tmp_path)
+    monkeypatch.setattr(build, "declared_parameters", lambda path: {"SCALE": "smoke", "SEED": 0, "CORPUS": ""})
+    assert build.browser_data(build.Chapter(tmp_path, "chapters/01_one", {"SEED": 3})) == tmp_path
+    assert asked == [("smoke", 3, "")]
+
+
+@pytest.mark.parametrize("pages", [["book/index"], ["book/index", build.BROWSER]])
+def test_the_built_book_holds_the_data_if_it_has_the_page(monkeypatch, tmp_path, pages):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "atlas.json").write_text("{}")
+    html = tmp_path / "_site" / "_build" / "html"
+    monkeypatch.setattr(build, "plan", lambda root, parameters: [build.Chapter(tmp_path, "chapters/01_one", {})])
+    monkeypatch.setattr(build, "run_chapters", lambda chapters, site: {})
+    monkeypatch.setattr(build, "book_pages", lambda root: pages)
+    monkeypatch.setattr(build, "render", lambda root, site: html.mkdir(parents=True) or html)
+    monkeypatch.setattr(build, "browser_data", lambda chapter: tmp_path / "data")
+    build.build_book(root=tmp_path)
+    assert (html / "browser" / "atlas.json").is_file() == (build.BROWSER in pages)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_the_page_makes_text_of_whatever_comes(path):
+    source = path.read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|DOMParser", source)
+    assert set(re.findall(r"https?://[^\"]+", source)) <= {"http://www.w3.org/2000/svg"}
+    assert all(name.startswith("./") for name in re.findall(r'from "([^"]+)"', source))
+    assert max(map(len, source.splitlines())) <= 140
