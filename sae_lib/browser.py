@@ -403,8 +403,9 @@ def _relations(lab: Lab, sets: Mapping[str, Units], tokens: torch.Tensor) -> dic
     for name, other in (("A/0", "B/1"), ("A/1", "B/1"), ("B/1", "A/1"), (NEURONS, "A/1")):
         if name in sets and other in sets:
             ours, theirs = sets[name], sets[other]
-            match = best_match(ours.model, ours.sae, theirs.model, theirs.sae, some).to_numpy()
-            found["twins"][name] = {int(unit): [[other, int(index), _round(value)]] for unit, index, value in match if index >= 0}
+            match = best_match(ours.model, ours.sae, theirs.model, theirs.sae, some)
+            rows = zip(match.iloc[:, 0], match["match"], match["pearson"], strict=True)
+            found["twins"][name] = {int(unit): [[other, int(index), _round(value)]] for unit, index, value in rows if index >= 0}
     widths = {name: lab.dictionary(name) for name in _dictionaries(lab) if name.startswith("A")}
     edges = masked_cosine(lab.model("A"), widths, some).sort_values("cosine", ascending=False)
     for source, small, target, large, cosine in edges[["source_dictionary", "source", "target_dictionary", "target", "cosine"]].itertuples(
