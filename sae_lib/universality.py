@@ -219,14 +219,16 @@ def median_interval(sums: PairSums, n: int = 500, seed: int = 0) -> tuple[float,
 
     Returns:
         Median, lower and upper end; the ends are nan where all tokens are one block. A pair that does not vary in a draw
-        is left out of its median.
+        counts as 0 there: without it the median would be that of the commoner features, and its interval lie above it. A pair
+        that never varies is left out.
 
     Source: ours; the paper gives the median 0.72 without an interval.
     """
     shape = sums.activation.shape[1:]
+    known = np.isfinite(_pearson(sums.activation.sum(0)[None])[0])
 
     def median(totals: Float64[np.ndarray, "draw column"]) -> Float64[np.ndarray, " draw"]:
-        return np.nanmedian(_pearson(totals.reshape(-1, *shape)), axis=1)
+        return np.median(np.nan_to_num(_pearson(totals.reshape(-1, *shape))[:, known]), axis=1)
 
     by_block = sums.activation.reshape(len(sums.activation), -1)
     return float(median(by_block.sum(0)[None])[0]), *bootstrap.interval(median, by_block, n, seed=seed)

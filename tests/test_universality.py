@@ -178,6 +178,12 @@ def test_median_interval_by_hand():
     assert np.isnan(universality.median_interval(sums_of([[0.2]], [0], [0]))[1])
 
 
+def test_a_pair_that_fires_in_few_documents_stays_in_the_median():
+    sums = sums_of([[0.1, 0.5, 0.9]] * 4, [0, 0, 0], [0, 0, 0])
+    sums.activation[1:, 0] = [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # silent in all blocks but the first
+    assert universality.median_interval(sums, n=100) == pytest.approx((0.5, 0.5, 0.5))
+
+
 def test_relations_by_hand():
     sums = sums_of([[0.1, 0.2, 0.3, 0.4]] * 3, [0.4, 0.3, 0.2, 0.1], [0.2, 0.4, 0.6, 0.8])
     table = universality.relations(sums, n=20).set_index("similarity")
