@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sae_lib.errors import BookError
 from sae_lib.features import Kind, Moments, encode_columns
-from sae_lib.metrics import check_fits, context_batches
+from sae_lib.metrics import SPARSE_BELOW, check_fits, context_batches
 from sae_lib.proxies import TokenTable
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
@@ -36,8 +36,6 @@ CONTEXT = 4
 
 _BOTTOM_SAMPLE = 1_024
 """Tokens that the bottom examples are drawn from."""
-_SPARSE_BELOW = 0.02
-"""Share of non-zero activations under which a sparse product is the faster one on a CPU."""
 _LISTED = 2**27
 """Activations above zero that are kept between the passes, at most (8 bytes each); where more fire, the model runs twice."""
 _WAITING = 2**20
@@ -482,7 +480,7 @@ class _FirstPass:
         for total, values in ((self.moments.total, active), (self.moments.squares, active.multiply(active))):
             total += torch.from_numpy(values.sum(axis=1, dtype=np.float64).A1).to(total.device)
         self.neurons.add(x)
-        sparse = x.device.type == "cpu" and active.nnz < _SPARSE_BELOW * acts.numel()
+        sparse = x.device.type == "cpu" and active.nnz < SPARSE_BELOW * acts.numel()
         self.products += active @ x.numpy() if sparse else (acts.T @ x).cpu().numpy()
         if self.own is not None:
             common = (active @ active.T).tocoo()

@@ -24,6 +24,8 @@ Loss = float | Float[np.ndarray, " draw"]
 ULTRALOW_FIRINGS = 100
 """The paper's cut for ultralow features, 1e-6 on its 100 million tokens, is this many firings."""
 
+SPARSE_BELOW = 0.02
+"""Share of non-zero activations under which a sparse product is the faster one on a CPU."""
 _BATCH_ELEMENTS = 2**25
 """Largest activation matrix of one batch, in elements (128 MiB of float32)."""
 

@@ -16,12 +16,10 @@ from torch import Tensor
 from sae_lib import bootstrap
 from sae_lib.errors import BookError
 from sae_lib.features import Moments, encode_columns, logit_matrix
-from sae_lib.metrics import check_fits, context_batches
+from sae_lib.metrics import SPARSE_BELOW, check_fits, context_batches
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
 
-_SPARSE_BELOW = 0.02
-"""Share of non-zero activations under which a sparse product is the faster one on a CPU."""
 _TOKENS_A_PRODUCT = 2**16
 """Tokens whose activations a sparse product sums over; fewer would spend the time on adding products up."""
 _BATCH_ELEMENTS = 2**21
@@ -276,7 +274,7 @@ class _Products:
 
     def add(self, a: Float[Tensor, "token d_a"], b: Float[Tensor, "token d_b"]) -> None:
         """Count one more batch."""
-        few_a, few_b = (acts.device.type == "cpu" and acts.count_nonzero() < _SPARSE_BELOW * acts.numel() for acts in (a, b))
+        few_a, few_b = (acts.device.type == "cpu" and acts.count_nonzero() < SPARSE_BELOW * acts.numel() for acts in (a, b))
         if few_a and few_b:
             self._waiting.append((_sparse(a), _sparse(b)))
             if sum(piece.shape[0] for piece, _ in self._waiting) >= _TOKENS_A_PRODUCT:

@@ -43,7 +43,7 @@ def by_numpy(a, b):
 
 @pytest.mark.parametrize("sparse_below", [0.0, 1.1])
 def test_best_match_equals_numpy(models, dictionaries, tokens, monkeypatch, sparse_below):
-    monkeypatch.setattr(universality, "_SPARSE_BELOW", sparse_below)
+    monkeypatch.setattr(universality, "SPARSE_BELOW", sparse_below)
     a, b = (acts_of(model, sae, tokens) for model, sae in zip(models, dictionaries, strict=True))
     table = universality.best_match(models[0], dictionaries[0], models[1], dictionaries[1], tokens, batch_contexts=8)
     pearson = by_numpy(a, b)
