@@ -257,18 +257,20 @@ def test_skipped_files_are_in_the_json(tokenizer, tmp_path):
     assert built.meta["skipped"] == {"code": {"n": 1, "first": ["latin.py, line 1"]}}
 
 
-BIG = """
-import json, resource, sys
+BIG = r"""
+import re, sys
 from pathlib import Path
 from sae_lib.corpus import build_shards, load_tokenizer, open_corpus
 folder = Path(sys.argv[1])
 corpus, tokenizer = open_corpus(f"files:{folder}/big.jsonl"), load_tokenizer(folder / "t.json")
 built = build_shards(corpus, tokenizer, folder / "s", 100_000, 10_000, progress=False)
 assert built.train.n_tokens == 100_000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# A fresh process begins with its parent's `ru_maxrss`, and a test run is large; VmHWM is its own.
+print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) // 1024)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a process's own peak is read from /proc")
 def test_a_document_of_50_mb_needs_little_memory(corpus, tmp_path):
     train_tokenizer(corpus, 300, 20_000, tmp_path / "t.json", progress=False)
     with open(tmp_path / "big.jsonl", "w") as file:
@@ -276,4 +278,4 @@ def test_a_document_of_50_mb_needs_little_memory(corpus, tmp_path):
             file.write(json.dumps({"text": f"{i} " + "no line ends here, only words " * (50_000_000 // 30)}) + "\n")
     done = subprocess.run([sys.executable, "-c", BIG, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1200
+    assert int(done.stdout) < 800
