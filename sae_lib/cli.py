@@ -118,7 +118,7 @@ def train(
 
 @app.command()
 def atlas(
-    scale: ScaleOption = "smoke",
+    scale: ScaleOption = "released",
     out: Annotated[Path | None, typer.Option(help="Folder to write. Not given: that of the rendered book.")] = None,
     corpus: CorpusOption = "",
     seed: SeedOption = None,
@@ -155,7 +155,7 @@ def export(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write. Not given: exports/NAME-FORM below this one.")] = None,
-    scale: ScaleOption = "smoke",
+    scale: ScaleOption = "released",
     corpus: CorpusOption = "",
     seed: SeedOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an export that stands there, once the new one is whole.")] = False,

@@ -30,7 +30,7 @@ from sae_lib import claims, storage
 from sae_lib.errors import BookError
 from sae_lib.viz import BookRenderer
 
-REFERENCE_SCALE = "laptop"
+REFERENCE_SCALE = "released"
 """The scale whose stored results the pages call the reference run."""
 
 RENDERER = "SAE_BOOK_RENDERER"
