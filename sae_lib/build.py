@@ -237,7 +237,7 @@ def browser_data(chapter: Chapter) -> Path:
     from sae_lib.lab import Lab
 
     given = declared_parameters(chapter.path) | chapter.parameters
-    return atlas(Lab(given["SCALE"], given["SEED"], given["CORPUS"]), progress=sys.stderr.isatty())
+    return atlas(Lab(given["SCALE"], given["SEED"], given["CORPUS"]), quick=True, progress=sys.stderr.isatty())
 
 
 def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = None) -> Path:
