@@ -225,7 +225,7 @@ def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None =
     os.environ["SAE_BOOK_RESULTS"] = "1"
     chosen = [chapter for chapter in chapters if not names or chapter.path.name.startswith(tuple(names))]
     begun = time.perf_counter()
-    seconds = run_chapters(chosen, root / SITE / "results")
+    seconds = run_chapters(chosen, root / SITE / "results", _at_once(chosen))
     print(seconds_table(seconds | {"together": time.perf_counter() - begun}))
     return root / "results"
 
