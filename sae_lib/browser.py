@@ -31,8 +31,11 @@ from sae_lib.corpus.labels import TRUTH_SPLIT
 from sae_lib.corpus.pocket import PocketSource
 from sae_lib.errors import BookError
 from sae_lib.evidence import CONTEXT, Evidence, Examples, gather, nearest_rows, neuron_alignment, windows
+from sae_lib.interpret import Judge, opinions
 from sae_lib.interventions import logit_effects, place_effects
+from sae_lib.judges import Rules
 from sae_lib.lab import TRUTH_TOKENS, Lab
+from sae_lib.metrics import ULTRALOW_FIRINGS
 from sae_lib.proxies import TokenTable
 from sae_lib.rating import RUBRIC
 from sae_lib.runs import runs_folder
@@ -79,8 +82,8 @@ class Sizes(NamedTuple):
     """Examples from each interval and from the bottom."""
 
 
-SMOKE = Sizes(100_000, 10, 2)
-"""Enough to see how the browser works, in less than a minute."""
+QUICK = Sizes(100_000, 10, 2)
+"""Enough to see how the browser works, in a minute or two."""
 
 
 class Units(NamedTuple):
@@ -103,22 +106,25 @@ class Passage(NamedTuple):
     """The text and its labels."""
 
 
-def atlas(lab: Lab, progress: bool = False) -> Path:
+def atlas(lab: Lab, quick: bool = False, progress: bool = False) -> Path:
     """The folder of a lab's atlas, computed unless it is there already.
 
     Args:
         lab: says which runs; what is not trained yet is trained.
+        quick: be content with a look at less text and without explanations, unless more is there already.
         progress: show bars.
 
     Returns:
         A folder below the runs, named by the fingerprint of everything that decides its contents.
     """
-    sizes = SMOKE if lab.scale.name == "smoke" else Sizes()
     runs = {name: lab.config(name) for name in ("A", "B", *_dictionaries(lab))}
-    key = [FORMAT, runs, sizes, lab.seed, PocketSource(lab.seed).identity()]
-    folder = runs_folder() / f"{lab.scale.name}-atlas-{fingerprint(key)}"
-    # The folder is renamed into its place once it is whole.
-    return folder if folder.is_dir() else write_atlas(folder, lab, sizes, progress=progress)
+    for sizes, judge in ((Sizes(), Rules()), (QUICK, None))[: 1 + quick]:
+        key = [FORMAT, runs, sizes, judge and judge.name, lab.seed, PocketSource(lab.seed).identity()]
+        folder = runs_folder() / f"{lab.scale.name}-atlas-{fingerprint(key)}"
+        # The folder is renamed into its place once it is whole.
+        if folder.is_dir():
+            return folder
+    return write_atlas(folder, lab, sizes, judge=judge, progress=progress)
 
 
 def write_atlas(
@@ -127,7 +133,7 @@ def write_atlas(
     sizes: Sizes = Sizes(),  # noqa: B008  it cannot change
     text: LabelledText | None = None,
     passages: Sequence[Passage] | None = None,
-    opinions: Mapping[str, pd.DataFrame] | None = None,
+    judge: Judge | None = None,
     progress: bool = False,
 ) -> Path:
     """Compute and write the data of the feature browser.
@@ -138,31 +144,33 @@ def write_atlas(
         sizes: how much to look at and to show.
         text: labelled text that examples are taken from; None means pocket text on which nothing was trained.
         passages: texts of the text view; None chooses some of every stratum of the pocket corpus.
-        opinions: under the name of a set, a table with `index`, `explanation` and `score` (in [-1, 1]) of its units.
+        judge: explains the units that fire often, and predicts them from what it said; None leaves that out.
         progress: show bars.
 
     Returns:
         The folder.
 
     Raises:
-        BookError: nothing to look at, an opinion on a unit that is not there, or the disk refused.
+        BookError: nothing to look at, the judge's endpoint refuses, or the disk does.
 
     Source: Bricken et al. 2023, the interface published beside the paper (its panels, listed on the browser's page).
     Differs: the text is generated, and its truth known (departure D29).
     """
     _check(sizes)
     sets = _sets(lab)
-    _check_opinions(sets, opinions or {})
     text = text or _text(lab, sizes.n_tokens)
     found = passages or passages_of_every_stratum()
     tokens, table = torch.from_numpy(text.tokens), TokenTable(lab.tokenizer)
+    counts = lab.shards.train.unigram_counts(len(table)) if judge else None
     relations = _relations(lab, sets, tokens)
 
     def fill(aside: Path) -> None:
         columns = {}
         for units in tqdm(sets.values(), desc="sets", disable=not progress):
             evidence = gather(units.model, units.sae, tokens, sizes.n_top, sizes.n_each, RELATIVES, progress=progress)
-            columns[units.name] = _index(units, evidence, text, (opinions or {}).get(units.name))
+            often = np.flatnonzero(evidence.fired >= ULTRALOW_FIRINGS)
+            said = opinions(judge, units.model, units.sae, tokens, often, table, counts, lab.seed, progress) if judge else None
+            columns[units.name] = _index(units, evidence, text, said)
             _write(aside / _folder(units.name) / "index.json", columns[units.name])
             _write_cards(aside, units, evidence, tokens, table, relations)
             _write_activities(aside, units, found, lab)
@@ -236,15 +244,6 @@ def _width(units: Units) -> int:
     return units.model.cfg.d_mlp if units.sae is None else len(units.sae.W_dec)
 
 
-def _check_opinions(sets: Mapping[str, Units], opinions: Mapping[str, pd.DataFrame]) -> None:
-    for name, table in opinions.items():
-        if name not in sets:
-            raise BookError(f"there are opinions on {name}, which is no set of the browser; its sets are {', '.join(sets)}")
-        outside = [index for index in table["index"] if not 0 <= index < _width(sets[name])]
-        if outside:
-            raise BookError(f"there is an opinion on {name}/{outside[0]}, but {name} ends at {_width(sets[name]) - 1}")
-
-
 def _folder(name: str) -> str:
     return name.replace("/", "-")
 
@@ -286,7 +285,7 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages:
     }
 
 
-def _index(units: Units, evidence: Evidence, text: LabelledText, opinions: pd.DataFrame | None) -> dict[str, list]:
+def _index(units: Units, evidence: Evidence, text: LabelledText, said: pd.DataFrame | None) -> dict[str, list]:
     """What the list of units is searched, sorted and filtered by, as columns."""
     n, fired = _width(units), evidence.fired > 0
     label, f1, precision = np.full(n, -1), np.zeros(n), np.zeros(n)
@@ -297,8 +296,8 @@ def _index(units: Units, evidence: Evidence, text: LabelledText, opinions: pd.Da
         fits = (evidence.fired >= MIN_FIRED) & ((f1 >= MIN_F1) | (precision >= MIN_PRECISION))
         label = np.where(fits, [text.labels.index(name) for name in best["label"]], -1)
     held: dict[str, list] = {"score": [None] * n, "explanation": [""] * n}
-    for index, explanation, score in [] if opinions is None else opinions[["index", "explanation", "score"]].itertuples(index=False):
-        held["explanation"][index], held["score"][index] = visible(explanation), _round(float(score))
+    for unit, explanation, score in [] if said is None else said.itertuples(index=False):
+        held["explanation"][unit], held["score"][unit] = visible(explanation), _round(float(score))
     centre = np.where(evidence.top.context >= 0, text.tokens[evidence.top.context, evidence.top.pos], -1)
     common = [[token for token, _ in Counter(row[row >= 0].tolist()).most_common(4)] for row in centre]
     return {

@@ -1,13 +1,14 @@
 """From chapters to a book: run every chapter in order, then let Jupyter Book render what they gave.
 
 1. Read the chapters from `_toc.yml`; a missing one, or one that does not declare a parameter it is given, stops the build at once.
-2. Execute each with papermill into `_site/chapters/`. A parameter equal to the chapter's own default is not passed, so that the page shows
-   the chapter as it stands in the repository.
+2. Execute each with papermill into `_site/chapters/`, several at a time where no long training stands in the way. A parameter
+   equal to the chapter's own default is not passed, so that the page shows the chapter as it stands in the repository.
 3. Copy `_config.yml`, `_toc.yml` and `book/` beside them, write the score for the first page, and render with warnings as errors.
 4. Put the data of the feature browser beside the pages, if the book has that page.
 """
 
 import ast
+import multiprocessing
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,9 @@ BROWSER = "book/browser"
 
 SUMMARY = "summary.txt"
 """Written beside the pages when the book is built: the score of the reference run in one line, for the first page."""
+
+AT_ONCE = 4
+"""Chapters that run beside each other at most; each holds some gigabytes."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -155,20 +160,48 @@ def run_chapter(chapter: Chapter, output: Path) -> None:
         ) from None
 
 
-def run_chapters(chapters: list[Chapter], folder: Path) -> dict[str, float]:
-    """Execute chapters one after another into a folder, as the book shows them; the seconds that each took.
+def run_chapters(chapters: list[Chapter], folder: Path, at_once: int = 1) -> dict[str, float]:
+    """Execute chapters into a folder, as the book shows them; the seconds that each took.
+
+    Args:
+        chapters: which, in the order in which they begin.
+        folder: gets the executed notebooks.
+        at_once: chapters that run beside each other; they share the cores.
 
     Raises:
-        BookError: as `run_chapter`.
+        BookError: as `run_chapter`; what has not begun then does not begin.
     """
-    os.environ["SAE_BOOK_RENDERER"] = "book"
-    seconds: dict[str, float] = {}
-    for number, chapter in enumerate(chapters, start=1):
-        print(f"[{number}/{len(chapters)}] {chapter.name}", flush=True)
-        started = time.perf_counter()
-        run_chapter(chapter, folder / f"{chapter.name}.ipynb")
-        seconds[chapter.name] = time.perf_counter() - started
-    return seconds
+    from sae_lib.machine import cores
+
+    surroundings = {"SAE_BOOK_RENDERER": "book"} | ({"OMP_NUM_THREADS": str(max(1, cores() // at_once))} if at_once > 1 else {})
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _surround, (surroundings,)) as pool:
+        places = (f"[{number}/{len(chapters)}]" for number in range(1, len(chapters) + 1))
+        running = {chapter.name: pool.submit(_timed, place, chapter, folder) for place, chapter in zip(places, chapters, strict=True)}
+        try:
+            return {name: done.result() for name, done in running.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _surround(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+
+
+def _timed(place: str, chapter: Chapter, folder: Path) -> float:
+    print(f"{place} {chapter.name}", flush=True)
+    started = time.perf_counter()
+    run_chapter(chapter, folder / f"{chapter.name}.ipynb")
+    return time.perf_counter() - started
+
+
+def _at_once(chapters: list[Chapter]) -> int:
+    """How many chapters to run beside each other: as many as there are cores, but one at a time where training wants all of them."""
+    from sae_lib.machine import cores
+    from sae_lib.scales import scale
+
+    scales = [scale(given.get("SCALE", "smoke")) for given in (declared_parameters(each.path) | each.parameters for each in chapters)]
+    return min(cores(), AT_ONCE) if all(each.is_released or each.name == "smoke" for each in scales) else 1
 
 
 def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None = None) -> Path:
@@ -191,15 +224,16 @@ def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None =
         raise BookError(f"no chapter is called {unknown[0]}…; there are {', '.join(chapter.path.stem for chapter in chapters)}")
     os.environ["SAE_BOOK_RESULTS"] = "1"
     chosen = [chapter for chapter in chapters if not names or chapter.path.name.startswith(tuple(names))]
-    print(seconds_table(run_chapters(chosen, root / SITE / "results")))
+    begun = time.perf_counter()
+    seconds = run_chapters(chosen, root / SITE / "results", _at_once(chosen))
+    print(seconds_table(seconds | {"together": time.perf_counter() - begun}))
     return root / "results"
 
 
 def seconds_table(seconds: Mapping[str, float]) -> str:
-    """Wall time by step, as aligned text with a total."""
-    rows = [*seconds.items(), ("together", sum(seconds.values()))]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value:8.1f} s" for name, value in rows)
+    """Wall time by step, as aligned text."""
+    width = max(map(len, seconds))
+    return "\n".join(f"  {name:<{width}}  {value:8.1f} s" for name, value in seconds.items())
 
 
 def render(root: Path, site: Path) -> Path:
@@ -237,7 +271,7 @@ def browser_data(chapter: Chapter) -> Path:
     from sae_lib.lab import Lab
 
     given = declared_parameters(chapter.path) | chapter.parameters
-    return atlas(Lab(given["SCALE"], given["SEED"], given["CORPUS"]), progress=sys.stderr.isatty())
+    return atlas(Lab(given["SCALE"], given["SEED"], given["CORPUS"]), quick=True, progress=sys.stderr.isatty())
 
 
 def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = None) -> Path:
@@ -257,7 +291,8 @@ def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = 
     chapters = plan(root, parameters or {})
     site = root / SITE
     shutil.rmtree(site / "chapters", ignore_errors=True)
-    seconds = run_chapters(chapters, site)
+    begun = time.perf_counter()
+    seconds = run_chapters(chapters, site, _at_once(chapters))
     data = None
     if BROWSER in book_pages(root):
         print("Making the feature browser's data.", flush=True)
@@ -270,5 +305,5 @@ def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = 
     if data is not None:
         shutil.copytree(data, html / "browser")
     seconds["rendering"] = time.perf_counter() - started
-    print(seconds_table(seconds))
+    print(seconds_table(seconds | {"together": time.perf_counter() - begun}))
     return html / "index.html"

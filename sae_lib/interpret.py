@@ -39,6 +39,8 @@ LEVELS = 9
 """The largest of the whole numbers, from 0, that an activation is shown as."""
 N_SHOWN, N_LIKELY = 10, 60
 """Logit weights: the explanation is given so many of the largest, and the test has those from there to the 60th."""
+AT_A_TIME = 512
+"""Units whose examples are in memory together."""
 MIN_COUNT = 10
 """Occurrences in the training text below which a token has no part in the test of logits."""
 
@@ -426,6 +428,52 @@ def score(judge: Judge, trials: Sequence[Trial], progress: bool = False) -> pd.D
         rows.append(row | {f"dealt_{name}": (dealt or {}).get(name, np.nan) for name in ("spearman", "accuracy")})
     columns = ["kind", "unit", "explanation", "failed", "spearman", "importance", "accuracy", "dealt_spearman", "dealt_accuracy", "silent"]
     return pd.DataFrame(rows).reindex(columns=[*columns, *interval_names()])
+
+
+def opinions(
+    judge: Judge,
+    model: OneLayerTransformer,
+    sae: SparseAutoencoder | None,
+    tokens: Int[Tensor, "context pos"],
+    units: Sequence[int] | Int[np.ndarray, " unit"],
+    table: TokenTable,
+    unigram_counts: Int[np.ndarray, " d_vocab"],
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """What a judge says of many units, and how well it predicts each: `score` without the controls, some hundred units at a time.
+
+    Args:
+        judge: who explains and predicts.
+        model: the model whose MLP activations the dictionary reads.
+        sae: the dictionary; None means that the units are neurons.
+        tokens: token ids; explanations come from the first half of the contexts, tests from the second.
+        units: numbers of the features or neurons.
+        table: the bytes of the tokens.
+        unigram_counts: occurrences of each token id in the training text.
+        seed: of the draws.
+        progress: show a bar.
+
+    Returns:
+        `unit`, `explanation` and `score` (the rank correlation, in [-1, 1]) of the units with enough examples on which the
+        judge did not fail.
+
+    Raises:
+        BookError: as `prepare`, or the judge's endpoint refuses.
+
+    Source: Bricken et al. 2023, "Automated Interpretability" (some cards of the interface show explanation and score).
+    """
+    rows = []
+    with tqdm(total=len(units), desc=f"{judge.name} explains", unit="unit", disable=not progress) as bar:
+        for start in range(0, len(units), AT_A_TIME):
+            some = units[start : start + AT_A_TIME]
+            for trial in prepare(model, sae, tokens, some, table, unigram_counts, seed=seed):
+                explanation = _or_none(judge.explain, trial.brief)
+                scores = _or_none(_scores, judge, explanation, trial, False) if explanation else None
+                if scores:
+                    rows.append((trial.unit, explanation.text, scores["spearman"]))
+            bar.update(len(some))
+    return pd.DataFrame(rows, columns=["unit", "explanation", "score"])
 
 
 def _or_none(ask: Any, *question: Any) -> Any:

@@ -246,7 +246,8 @@ def _explanation(found: Any) -> str:
     text = found.get("explanation") if isinstance(found, dict) else None
     if not isinstance(text, str) or not text.strip() or len(text.split()) > MAX_WORDS:
         raise ValueError(f"no explanation of at most {MAX_WORDS} words")
-    return " ".join(text.split())
+    # JSON can hold half a surrogate pair, and no file can.
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
 def _levels(found: Any, texts: Sequence[Sequence[str]]) -> list[list[float]]:

@@ -32,7 +32,7 @@ from sae_lib.resampling import ResamplingSchedule, reinitialise
 from sae_lib.runs import Run, finish, run_steps, runs_folder
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.scales import Scale, scale
-from sae_lib.storage import fingerprint, sha256_of, write_atomic
+from sae_lib.storage import alone, fingerprint, sha256_of, write_atomic
 from sae_lib.train import DictionaryTraining, ModelTraining, dictionary_steps, model_steps
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig, with_shuffled_weights
 
@@ -92,7 +92,7 @@ class Lab:
     def tokenizer(self) -> Tokenizer:
         """The byte-level BPE trained on this text."""
         path = self.tokenizer_path
-        with parallel.first_goes_first():
+        with parallel.first_goes_first(), alone(path):
             if not path.exists() and self.scale.is_released:
                 write_atomic(path, released(TOKENIZER).to_str(pretty=True))
             if path.exists():
@@ -105,7 +105,7 @@ class Lab:
         sizes = self.scale
         folder = self._text_folder / "shards"
         tokenizer = self.tokenizer
-        with parallel.first_goes_first():
+        with parallel.first_goes_first(), alone(folder):
             return text.build_shards(self.corpus, tokenizer, folder, sizes.corpus_tokens, sizes.validation_tokens, self.seed)
 
     def validation(self, n_tokens: int | None = None) -> Int[Tensor, "n n_ctx"]:
@@ -194,7 +194,8 @@ class Lab:
         self._sharded = shard_features
         for name in sorted({name[0] for name in names}):
             self.model(name)
-        dictionaries = [name for name in names if "/" in name]
+        # In one order, so that no two processes wait for each other.
+        dictionaries = sorted({name for name in names if "/" in name})
         finish([self._dictionary_run(name, resampling, False, place) for place, name in enumerate(dictionaries)])
         self._streams.clear()
         self._sharded = False
@@ -210,8 +211,10 @@ class Lab:
             The dictionaries, in the order of the settings.
 
         Raises:
-            BookError: as training does.
+            BookError: two settings are the same, or as training does.
         """
+        if len({fingerprint(changed) for changed in settings}) < len(settings):
+            raise BookError("two of the settings are the same; name each of them once")
         self.model(name[0])
         variants = []
         for changed in settings:

@@ -1,6 +1,7 @@
 """What the machine does well, found by trying, and how its memory is kept."""
 
 import ctypes
+import os
 import time
 from functools import cache
 
@@ -23,6 +24,11 @@ def device_named(name: str | None = None) -> torch.device:
     if (wanted.index or 0) >= n:
         raise BookError(f"there is no device {wanted} here; choose cpu{' or cuda' if torch.cuda.is_available() else ''}")
     return wanted
+
+
+def cores() -> int:
+    """The cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

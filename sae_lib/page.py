@@ -292,11 +292,12 @@ def _use_renderer() -> None:
 
 
 def _threads() -> int:
+    from sae_lib.machine import cores
+
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
-    # The cores this process may use, which in a container are fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def _keeps(lab: Any) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sae_lib import parallel
 from sae_lib.errors import BookError
-from sae_lib.storage import fingerprint, load_tensors, project_root, read_json, save_tensors, sha256_of, write_atomic, write_json
+from sae_lib.storage import alone, fingerprint, load_tensors, project_root, read_json, save_tensors, sha256_of, write_atomic, write_json
 
 FORMAT = 2
 """Version of the folder's layout, and of the checkpoint in it."""
@@ -239,8 +239,28 @@ def run_steps(
         BookError: a finished run is damaged, the disk refused, or the memory is too small.
     """
     folder = runs_folder() / f"{name}-{fingerprint(config)}"
-    if (folder / "run.json").exists():
+    if parallel.world() == 1 and (folder / "run.json").exists():
         return Run(folder)
+    with contextlib.ExitStack() as held:
+        with parallel.first_goes_first():
+            if parallel.rank() == 0:
+                held.enter_context(alone(folder))
+            # Who had to wait for another process finds its work.
+            is_done = (folder / "run.json").exists()
+        if not is_done:
+            yield from _steps(folder, name, config, train, result, on_row, facts or {})
+    return Run(folder)
+
+
+def _steps(
+    folder: Path,
+    name: str,
+    config: dict,
+    train: Callable[[Checkpoint], Iterator[tuple[int, dict | None]]],
+    result: Callable[[], torch.nn.Module],
+    on_row: Callable[[dict], None],
+    facts: Mapping[str, Any],
+) -> Iterator[int]:
     with parallel.first_goes_first():
         write_json(folder / "config.json", config)
     started, rows = time.monotonic(), []
@@ -273,11 +293,10 @@ def run_steps(
                     "processes": parallel.world(),
                     "hardware": hardware(),
                     "versions": versions(),
-                    **dict(facts or {}),
+                    **facts,
                 },
             )
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return Run(folder)
 
 
 def finish(runs: list[Generator[int, None, Run]]) -> list[Run]:

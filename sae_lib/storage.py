@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from sae_lib.errors import BookError
 
@@ -95,6 +98,35 @@ def write_folder(folder: Path, fill: Callable[[Path], None], replace: bool = Fal
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time make what a folder is to hold; others wait, with a clock, and then find it made.
+
+    Two chapters that are open at once want the same runs. Whoever dies lets go of the folder.
+
+    Raises:
+        BookError: the disk refused.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=1)
+        if not lock.is_locked:
+            with tqdm(desc=f"waiting for another process to finish {folder.name}", bar_format="{desc} {elapsed}", leave=False) as clock:
+                while not lock.is_locked:
+                    clock.refresh()
+                    with contextlib.suppress(Timeout):
+                        lock.acquire(timeout=1)
+    except OSError as error:
+        raise BookError(f"could not make {folder}: {error.strerror or error}. Free some space or choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from stand_in import HALF_A_PAIR, StandIn
@@ -15,6 +14,7 @@ from sae_lib.browser import NEURONS, Sizes, check_room, passages_of_every_stratu
 from sae_lib.corpus import STRATA
 from sae_lib.errors import BookError
 from sae_lib.evidence import gather
+from sae_lib.interpret import Explanation, opinions
 from sae_lib.interventions import ablation_effects
 from sae_lib.proxies import TokenTable
 
@@ -27,12 +27,24 @@ def lab() -> StandIn:
     return StandIn()
 
 
+class Hostile:
+    """Explains everything by the same words, and predicts that tokens count."""
+
+    name = "hostile"
+
+    def explain(self, brief):
+        return Explanation("<b>turned \u202e round")
+
+    def predict(self, explanation, texts):
+        return [[float(place) for place in range(len(text))] for text in texts]
+
+    def plausible(self, explanation, tokens):
+        return [True] * len(tokens)
+
+
 @pytest.fixture(scope="module")
 def folder(lab, tmp_path_factory) -> Path:
-    # A column of pandas' own strings would refuse it.
-    explanation = pd.Series([f"<b>{HALF_A_PAIR}"], dtype=object)
-    opinions = {"A/1": pd.DataFrame({"index": [5], "explanation": explanation, "score": [0.25]})}
-    return write_atlas(tmp_path_factory.mktemp("atlas") / "data", lab, SIZES, lab.truth, lab.passages, opinions)
+    return write_atlas(tmp_path_factory.mktemp("atlas") / "data", lab, SIZES, lab.truth, lab.passages, Hostile())
 
 
 def read(path: Path):
@@ -149,21 +161,22 @@ def test_nothing_written_can_hide_or_turn_round_text(folder, lab):
     assert read(folder / "atlas.json")["texts"][0] == HALF_A_PAIR.replace("\ud800", r"\u{d800}")
 
 
-def test_opinions_stand_beside_their_units(folder):
+def test_opinions_stand_beside_their_units(folder, lab):
     columns = read(folder / "A-1" / "index.json")
-    assert columns["score"][4:6] == [None, 0.25]
-    assert columns["explanation"][4:6] == ["", r"<b>half a surrogate pair \u{d800} stays text"]
+    scored = [unit for unit, score in enumerate(columns["score"]) if score is not None]
+    assert 3 not in scored
+    assert len(scored) > 2
+    assert {columns["explanation"][unit] for unit in scored} == {r"<b>turned \u{202e} round"}
+    assert [columns["score"][3], columns["explanation"][3]] == [None, ""]
+    counts, table = lab.shards.train.unigram_counts(600), TokenTable(lab.tokenizer)
+    said = opinions(Hostile(), lab.model("A"), lab.dictionary("A/1"), torch.from_numpy(lab.truth.tokens), scored[:2], table, counts)
+    assert [columns["score"][unit] for unit in scored[:2]] == pytest.approx(said["score"].tolist(), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("opinions", "said"),
-    [("A/2", "no set of the browser; its sets are A/0, A/1, B/1, A/neurons"), ("A/1", "A/1/40, but A/1 ends at 39")],
-)
-def test_an_opinion_on_nothing_is_an_error(lab, tmp_path, opinions, said):
-    table = pd.DataFrame({"index": [40], "explanation": [""], "score": [0.0]})
-    with pytest.raises(BookError, match=re.escape(said)):
-        write_atlas(tmp_path / "data", lab, SIZES, lab.truth, lab.passages, {opinions: table})
-    assert not (tmp_path / "data").exists()
+def test_without_a_judge_there_are_no_opinions(lab, tmp_path):
+    columns = read(write_atlas(tmp_path / "data", lab, SIZES, lab.truth, lab.passages) / "A-0" / "index.json")
+    assert set(columns["score"]) == {None}
+    assert set(columns["explanation"]) == {""}
 
 
 def test_sizes_are_positive(lab, tmp_path):
@@ -175,17 +188,19 @@ def test_an_atlas_is_kept(lab, tmp_path, monkeypatch):
     monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path))
     asked = []
 
-    def write(folder, *given, **options):
-        asked.append(folder)
+    def write(folder, *given, judge, **options):
+        asked.append((folder, judge and judge.name))
         folder.mkdir()
         return folder
 
     monkeypatch.setattr(browser, "write_atlas", write)
-    first = browser.atlas(lab)
-    assert browser.atlas(lab) == first
-    assert asked == [first]
+    quick = browser.atlas(lab, quick=True)
+    assert browser.atlas(lab, quick=True) == quick
+    whole = browser.atlas(lab)
+    assert browser.atlas(lab, quick=True) == browser.atlas(lab) == whole
+    assert asked == [(quick, None), (whole, "rules")]
     monkeypatch.setattr(lab, "config", lambda name: {"name": name, "seed": 1}, raising=False)
-    assert browser.atlas(lab) != first
+    assert browser.atlas(lab) != whole
 
 
 def test_a_copy_replaces_an_older_one_and_nothing_else(folder, tmp_path):
@@ -222,7 +237,7 @@ def test_the_command_needs_a_place_of_its_own(capsys, monkeypatch, tmp_path):
 def test_the_book_takes_the_runs_of_its_chapters(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("sae_lib.lab.Lab", lambda *given: given)
-    monkeypatch.setattr(browser, "atlas", lambda lab, progress: asked.append(lab) or tmp_path)
+    monkeypatch.setattr(browser, "atlas", lambda lab, quick, progress: asked.append(lab) or tmp_path)
     monkeypatch.setattr(build, "declared_parameters", lambda path: {"SCALE": "smoke", "SEED": 0, "CORPUS": ""})
     assert build.browser_data(build.Chapter(tmp_path, "chapters/01_one", {"SEED": 3})) == tmp_path
     assert asked == [("smoke", 3, "")]

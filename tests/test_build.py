@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sae_lib import build
+from sae_lib import build, machine
 from sae_lib.errors import BookError
 
 PARAMETERS = 'SCALE: str = "smoke"  # size\nSEED: int = 0  # of everything random'
@@ -45,20 +45,20 @@ def executed(root: Path, name: str) -> nbformat.NotebookNode:
     return nbformat.read(root / "_site" / "chapters" / f"{name}.ipynb", as_version=4)
 
 
-def test_a_book_is_run_and_rendered(book, capsys):
+def test_a_book_is_run_and_rendered(book, capfd):
     page = build.build_book({"SCALE": "smoke", "SEED": 3}, root=book)
     assert page.is_file()
     assert "smoke 3" in (book / "_site/_build/html/chapters/01_one.html").read_text()
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "[1/2] chapters/01_one" in said
     assert "together" in said
 
 
-def test_chapters_are_measured_at_length_and_not_rendered(book, capsys):
+def test_chapters_are_measured_at_length_and_not_rendered(book, capfd):
     write_chapter(book, "02_two", "import os; open('../kept', 'w').write(os.environ['SAE_BOOK_RESULTS'])")
     assert build.measure({"SEED": 3}, ["02"], root=book) == book / "results"
     assert (book / "kept").read_text() == "1"
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "[1/1] chapters/02_two" in said
     assert not (book / "_site" / "_build").exists()
     with pytest.raises(BookError, match=r"no chapter is called 03…; there are 01_one, 02_two"):
@@ -136,9 +136,42 @@ def test_a_warning_of_the_renderer_is_an_error(book):
         build.build_book(root=book)
 
 
-def test_the_seconds_add_up():
+def test_chapters_run_beside_each_other_and_share_the_cores(book, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 6)
+    # Either waits for the other, for a while.
+    wait = """
+import os, time
+open({mine!r}, "w").write(os.environ["OMP_NUM_THREADS"])
+end = time.monotonic() + 60
+while not os.path.exists({other!r}) and time.monotonic() < end:
+    time.sleep(0.1)
+assert os.path.exists({other!r})"""
+    write_chapter(book, "01_one", wait.format(mine="one", other="two"))
+    write_chapter(book, "02_two", wait.format(mine="two", other="one"))
+    seconds = build.run_chapters(build.plan(book, {}), book / "_site", at_once=2)
+    assert list(seconds) == ["chapters/01_one", "chapters/02_two"]
+    assert (book / "chapters" / "one").read_text() == "3"
+
+
+@pytest.mark.parametrize(("scale", "n"), [("smoke", 4), ("released", 4), ("laptop", 1)])
+def test_long_trainings_have_the_machine_to_themselves(book, monkeypatch, scale, n):
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    assert build._at_once(build.plan(book, {"SCALE": scale})) == n
+
+
+def test_a_failure_keeps_the_rest_from_beginning(book):
+    write_chapter(book, "01_one", "raise ValueError('no')")
+    write_chapter(book, "02_two", "open('begun', 'w')")
+    with pytest.raises(BookError, match=r"chapters/01_one\.ipynb, cell 3"):
+        build.run_chapters(
+            [*build.plan(book, {})[:1], *[build.plan(book, {})[1]._replace(name=f"chapters/{n}") for n in range(3)]], book / "_site"
+        )
+    assert not (book / "_site" / "chapters" / "2.ipynb").exists()
+
+
+def test_the_seconds_are_a_table():
     lines = build.seconds_table({"chapters/01_one": 1.25, "rendering": 2.5}).splitlines()
-    assert lines[-1].split() == ["together", "3.8", "s"]
+    assert lines[-1].split() == ["rendering", "2.5", "s"]
 
 
 def test_the_chapters_are_told_that_they_stand_in_the_book(book):

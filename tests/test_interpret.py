@@ -15,6 +15,7 @@ from sae_lib import evidence, features, interpret
 from sae_lib.endpoint import Nonsense
 from sae_lib.errors import BookError
 from sae_lib.interpret import BY_INTERVAL, EXPLAIN, PREDICT, Brief, Example, Explanation, Trial, interval_names, spearman
+from sae_lib.judges import Rules
 from sae_lib.proxies import TokenTable
 from sae_lib.transformer import OneLayerTransformer
 
@@ -233,6 +234,24 @@ def test_a_judge_that_fails_is_counted():
     assert scores["spearman"].isna().tolist() == [False, True, True]
     assert scores["explanation"].tolist() == ["1", "", "3"]
     assert interpret.summary(scores)["failed"].tolist() == [2]
+
+
+def test_opinions_are_scores_without_controls(wide, sae, ids, table, monkeypatch):
+    monkeypatch.setattr(interpret, "AT_A_TIME", 2)
+    units = interpret.sample_units(wide, sae, ids, n=5)
+    said = interpret.opinions(Rules(), wide, sae, ids, units, table, COUNTS)
+    scores = interpret.score(Rules(), interpret.prepare(wide, sae, ids, units, table, COUNTS))
+    assert said["unit"].tolist() == scores["unit"].tolist() == units.tolist()
+    assert said["explanation"].tolist() == scores["explanation"].tolist()
+    assert said["score"].tolist() == scores["spearman"].tolist()
+
+
+def test_a_unit_that_nobody_can_explain_has_no_opinion(wide, sae, ids, table):
+    class Silent(Rules):
+        def explain(self, brief):
+            raise Nonsense("it gave up")
+
+    assert interpret.opinions(Silent(), wide, sae, ids, [0, 1], table, COUNTS).empty
 
 
 def test_one_unit_has_no_control():

@@ -89,7 +89,7 @@ def answer_well(body):
     """What a good judge would say to each of the three questions."""
     shown = json.loads(body["messages"][1]["content"])
     if "examples" in shown:
-        return 'Sure: {"explanation": "cats,\\n mostly"} as you see'
+        return 'Sure: {"explanation": "cats,\\n mostly \\ud800"} as you see'
     if "texts" in shown:
         return json.dumps([[9 * (token == " cat") for token in text] for text in shown["texts"]])
     return json.dumps([int(token.endswith("ed")) for token in shown["tokens"]])
@@ -100,13 +100,13 @@ def test_a_model_explains_and_predicts(server):  # noqa: F811
     judge = ChatJudge(endpoint(server))
     assert judge.name == "tiny"
     explanation = judge.explain(BRIEF)
-    assert explanation == ("cats, mostly", None)
+    assert explanation == ("cats, mostly ?", None)
     assert judge.predict(explanation, [("a", " cat"), ("b",)]) == [[0, 9], [0]]
     assert judge.plausible(explanation, [" walked", "12"]) == [True, False]
     shown = json.loads(server.asked[0]["messages"][1]["content"])
     assert shown["examples"][0] == {"group": "top", "tokens": [["the", 0], [" cat", 9], [" sat", 0]]}
     assert shown["raises"] == [" walked", " talked", " looked"]
-    assert json.loads(server.asked[1]["messages"][1]["content"])["explanation"] == "cats, mostly"
+    assert json.loads(server.asked[1]["messages"][1]["content"])["explanation"] == "cats, mostly ?"
 
 
 NONSENSE = {

@@ -1,5 +1,6 @@
 import json
 import signal
+import threading
 
 import pytest
 import torch
@@ -43,6 +44,30 @@ def test_trains_once_and_then_loads():
     assert second.provenance["scale"] == "smoke"
     assert second.provenance["wall_s"] == 1.0
     assert {"hardware", "versions", "finished", "weights_sha256"} <= set(second.provenance)
+
+
+def test_who_waited_finds_the_run_trained():
+    module, seen = torch.nn.Linear(2, 2), []
+
+    def run(name):
+        def train(checkpoint):
+            seen.append(name)
+            yield 1, {"step": 1, "n_steps": 1, "loss": 1.0}
+            yield 2, None
+
+        return run_steps("shared", {"x": 1}, train, lambda: module)
+
+    first = run("first")
+    next(first)
+    found = []
+    second = threading.Thread(target=lambda: found.append(finish([run("second")])[0].folder))
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    assert finish([first])[0].folder.is_dir()
+    second.join(30)
+    assert seen == ["first"]
+    assert len(found) == 1
 
 
 def test_another_config_is_another_run():

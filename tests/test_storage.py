@@ -1,10 +1,14 @@
 import errno
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 import torch
 
 from sae_lib.errors import BookError
-from sae_lib.storage import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomic, write_folder, write_json
+from sae_lib.storage import alone, fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomic, write_folder, write_json
 
 
 def test_write_atomic_replaces_the_whole_file(tmp_path):
@@ -88,3 +92,55 @@ def test_of_a_link_to_a_folder_the_link_stays(tmp_path):
     write_folder(tmp_path / "link", lambda aside: (aside / "b").write_text("new"), replace=True)
     assert (tmp_path / "link").is_symlink()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["b"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sae_lib.storage import alone
+folder = Path(sys.argv[1])
+with alone(folder / "run"):
+    (folder / "held").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.05)
+    (folder / "made").touch()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process, which is making a folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "held").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_one_process_at_a_time_makes_a_folder(tmp_path, holder, capsys):
+    timer = threading.Timer(2.5, (tmp_path / "go").touch)
+    timer.start()
+    with alone(tmp_path / "run"):
+        assert (tmp_path / "made").exists()
+    assert "waiting for another process to finish run" in capsys.readouterr().err
+    timer.join()
+
+
+def test_whoever_dies_lets_go(tmp_path, holder):
+    threading.Timer(1.5, holder.kill).start()
+    with alone(tmp_path / "run"):
+        assert not (tmp_path / "made").exists()
+
+
+def test_folders_do_not_wait_for_each_other(tmp_path, holder):
+    with alone(tmp_path / "another"):
+        assert holder.poll() is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BookError, match=r"could not make .*file/run"), alone(tmp_path / "file" / "run"):
+        pass

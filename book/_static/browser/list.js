@@ -47,6 +47,9 @@ export class List {
     this.set = set;
     const { labels } = this.contents;
     const used = [...new Set(this.columns.label)].filter((label) => label >= 0).sort((a, b) => (labels[a] < labels[b] ? -1 : 1));
+    const isScored = this.columns.score.some((score) => score !== null);
+    this.sort.querySelector("[value=score]").hidden = !isScored;
+    this.ranges.score[0].parentElement.hidden = !isScored;
     this.label.replaceChildren(el("option", { value: "" }, "any"), ...used.map((label) => el("option", { value: label }, labels[label])));
     const unscored = this.columns.score.every((score) => score === null);
     for (const control of [this.sort.querySelector("[value=score]"), ...this.ranges.score]) control.disabled = unscored;
@@ -115,7 +118,7 @@ export class List {
     this.rows.replaceChildren(...this.order.slice(this.page * PAGE, (this.page + 1) * PAGE).map((unit) => el("li", {},
       el("a", { href: `#${set.name}/${unit}`, "data-unit": unit },
         el("strong", {}, String(unit)), " ",
-        el("span", {}, columns.explanation[unit] || contents.labels[columns.label[unit]] || "no label fits"),
+        el("span", {}, contents.labels[columns.label[unit]] || columns.explanation[unit] || "no label fits"),
         el("small", {}, columns.top[unit].map((id) => token(contents.vocab[id])), ` fires on ${percent(columns.density[unit])}`)))));
     const last = Math.ceil(n / PAGE) - 1;
     const turn = (page, text) => el("button", { type: "button", disabled: page < 0 || page > last, onclick: () => {

@@ -22,7 +22,7 @@ export async function mapView(contents) {
   const words = (i) => {
     const { label, explanation, top } = columns[found.set[i]];
     const unit = found.unit[i];
-    const meaning = explanation[unit] || contents.labels[label[unit]] || "no label fits";
+    const meaning = contents.labels[label[unit]] || explanation[unit] || "no label fits";
     return `${name(i)} · ${meaning} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
   };
 
