@@ -58,7 +58,8 @@ def book_pages(root: Path) -> list[str]:
         raise BookError(f"{path} is missing: run the command inside the book's folder")
     try:
         toc = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
+        pages = [page for part in toc["parts"] for page in part["chapters"]]
+        return [toc["root"], *(each["file"] for page in pages for each in (page, *page.get("sections", ())))]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise BookError(f"{path} is no table of contents with a root and parts of chapters ({error!r})".replace("\n", " ")) from None
 
