@@ -17,7 +17,8 @@ from sae_lib.scales import SCALES
 from sae_lib.scorecard import COUNTED
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "book").glob("*.md"))
+# The summary of the cards is a part of another page.
+PAGES = sorted(path for path in (ROOT / "book").rglob("*.md") if path.name != "summary.md")
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 # What persons rated has a form of its own (`sae_lib.rating`).
 RESULTS = sorted(path for path in (ROOT / "results").rglob("*.json") if path.name != "ratings.json")
@@ -101,7 +102,7 @@ def claims_measured(path: Path) -> set[int]:
 
 def test_the_contents_list_every_page_once():
     pages = book_pages(ROOT)
-    there = [f"book/{path.stem}" for path in PAGES] + [f"chapters/{path.stem}" for path in CHAPTERS]
+    there = [path.relative_to(ROOT).with_suffix("").as_posix() for path in PAGES + CHAPTERS]
     assert sorted(pages) == sorted(there)
 
 
