@@ -54,7 +54,8 @@ test: $(STAMP) ## unit tests, then every chapter against its stored outputs
 	@echo "Unit tests:"
 	@$(BIN)/python -m pytest tests
 	@echo "Chapters against their stored outputs:"
-	@$(AS_STORED) $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q chapters
+	@# Several chapters at a time, with one thread each; whichever comes second to a run waits for it.
+	@$(AS_STORED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q -n auto --maxprocesses 4 --dist loadfile chapters
 
 lint: $(STAMP) ## style of the code and of the stored notebooks
 	@$(BIN)/ruff check .

@@ -115,6 +115,9 @@ def test_order_and_filter(browser: Browser, address: str):
     page, trouble = visit(browser, address, PAGE)
     card(page).wait_for()
     page.locator("summary", has_text="Order and filter").click()
+    # Nothing was explained in these data, so there is nothing to sort by.
+    assert page.get_by_label("Order").locator("option[value=score]").evaluate("node => node.hidden")
+    expect(page.get_by_label("interpretability score from")).to_be_hidden()
     page.get_by_label("Order").select_option("density")
     page.get_by_label("density to").fill("0.01")
     columns = page.evaluate("fetch('../browser/A-1/index.json').then(answer => answer.json())")

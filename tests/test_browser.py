@@ -249,7 +249,8 @@ def test_the_built_book_holds_the_data_if_it_has_the_page(monkeypatch, tmp_path,
     (tmp_path / "data" / "atlas.json").write_text("{}")
     html = tmp_path / "_site" / "_build" / "html"
     monkeypatch.setattr(build, "plan", lambda root, parameters: [build.Chapter(tmp_path, "chapters/01_one", {})])
-    monkeypatch.setattr(build, "run_chapters", lambda chapters, site: {})
+    monkeypatch.setattr(build, "_at_once", lambda chapters: 1)
+    monkeypatch.setattr(build, "run_chapters", lambda chapters, site, at_once: {})
     monkeypatch.setattr(build, "book_pages", lambda root: pages)
     monkeypatch.setattr(build, "render", lambda root, site: html.mkdir(parents=True) or html)
     monkeypatch.setattr(build, "browser_data", lambda chapter: tmp_path / "data")
