@@ -1,6 +1,7 @@
 """Files that are either whole or not there: atomic writes, hashes, JSON and safetensors."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -110,9 +111,9 @@ def alone(folder: Path) -> Iterator[None]:
         BookError: the disk refused.
     """
     folder = Path(folder)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock")
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=1)
         if not lock.is_locked:
@@ -122,7 +123,9 @@ def alone(folder: Path) -> Iterator[None]:
                     with contextlib.suppress(Timeout):
                         lock.acquire(timeout=1)
     except OSError as error:
-        raise BookError(f"could not make {folder}: {error.strerror or error}. Free some space or choose another folder") from error
+        # Who may only read here can open what is there, and has nobody to wait for.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise BookError(f"could not make {folder}: {error.strerror or error}. Free some space or choose another folder") from error
     try:
         yield
     finally:

@@ -63,6 +63,11 @@ def test_dictionaries_trained_together_read_one_stream_and_are_the_same(tiny, mo
     assert {name: bits(alone.dictionary(name)) for name in kept} == kept
 
 
+def test_a_sweep_tries_every_setting_once(tiny):
+    with pytest.raises(BookError, match="two of the settings are the same"):
+        Lab("tiny", device="cpu").sweep("A/1", [{"l1_coeff": 1e-3}, {"l1_coeff": 1e-3}])
+
+
 def test_a_sweep_changes_what_it_is_told_and_nothing_else(tiny):
     lab = Lab("tiny", device="cpu")
     same, sparse, short, halved = lab.sweep(

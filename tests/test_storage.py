@@ -144,3 +144,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BookError, match=r"could not make .*file/run"), alone(tmp_path / "file" / "run"):
         pass
+
+
+def test_who_may_only_read_does_not_wait(tmp_path, monkeypatch):
+    def refuse(self, timeout):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with alone(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())
