@@ -11,6 +11,8 @@ STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys metadata.lang
 CHAPTERS := $(wildcard chapters/*.ipynb)
 # Chapters are stored and compared in the same surroundings; a progress bar in one of the two would be a difference.
 AS_STORED := TQDM_DISABLE=1 SAE_BOOK_RENDERER=book
+# A file's tests stay together, since they share what is made for them; each process has one thread.
+AT_ONCE := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 # A misspelt variable would be ignored without a word, and the book would run at the wrong scale.
 KNOWN := SCALE CORPUS SEED RUN PORT PYTHON
@@ -52,10 +54,10 @@ check: $(STAMP) ## open every page of the built book in Chromium with the networ
 
 test: $(STAMP) ## unit tests, then every chapter against its stored outputs
 	@echo "Unit tests:"
-	@$(BIN)/python -m pytest tests
+	@$(AT_ONCE) tests
 	@echo "Chapters against their stored outputs:"
-	@# Several chapters at a time, with one thread each; whichever comes second to a run waits for it.
-	@$(AS_STORED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-kernel-name python3 -q -n auto --maxprocesses 4 --dist loadfile chapters
+	@# Whichever chapter comes second to a run waits for it.
+	@$(AS_STORED) OMP_NUM_THREADS=1 $(AT_ONCE) --nbval --nbval-kernel-name python3 chapters
 
 lint: $(STAMP) ## style of the code and of the stored notebooks
 	@$(BIN)/ruff check .

@@ -123,20 +123,21 @@ class Attention(nn.Module):
         self.hook_q, self.hook_k, self.hook_v, self.hook_z = HookPoint(), HookPoint(), HookPoint(), HookPoint()
 
     def forward(self, x: Float[Tensor, "batch pos d_model"], cache: KeyValueCache | None = None) -> Float[Tensor, "batch pos d_model"]:
-        def heads(weight: Tensor, bias: Tensor) -> Float[Tensor, "batch pos head d_head"]:
-            n_heads, _, d_head = weight.shape
-            # One product for all heads: [d_model, head * d_head].
-            flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
-            return flat.unflatten(-1, (n_heads, d_head))
-
-        q = self.hook_q(heads(self.W_Q, self.b_Q))
-        k = self.hook_k(heads(self.W_K, self.b_K))
-        v = self.hook_v(heads(self.W_V, self.b_V))
+        q = self.hook_q(_by_head(x, self.W_Q, self.b_Q))
+        k = self.hook_k(_by_head(x, self.W_K, self.b_K))
+        v = self.hook_v(_by_head(x, self.W_V, self.b_V))
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
         if cache is not None:
             k, v = cache.extend(k, v)
         z = self.hook_z(attend(q, k, v).transpose(1, 2))
         return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
+
+
+def _by_head(
+    x: Float[Tensor, "batch pos d_model"], weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    # One product for all heads: [d_model, head * d_head].
+    return F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten()).unflatten(-1, bias.shape)
 
 
 def attend(

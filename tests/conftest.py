@@ -1,17 +1,25 @@
 """Small models, token splits and a small scale that every test may use."""
 
+import os
 from dataclasses import replace
 
 import pytest
-import small
-import torch
+import torch.distributed.tensor
+
+# Whatever one of our modules, being checked, is the first to import is compiled anew, without a cache; so first what is large.
+import transformer_lens  # noqa: F401
+
+import small  # isort: skip
 
 from sae_lib import scales
 from sae_lib.corpus import TokenSplit
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
 
-torch.set_num_threads(2)
+# A sum comes out the same to the bit only over as many threads, in the processes that tests start too.
+# Several tests run at a time, and what is as small as this gains nothing from a second thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture
