@@ -151,6 +151,8 @@ def run_chapter(chapter: Chapter, output: Path) -> None:
             stderr_file=sys.stderr if sys.stderr.isatty() else None,
             # Otherwise every kernel warns that other users of the machine could listen in.
             config=Config(KernelManager={"transport_encryption": "auto"}),
+            # Before a kernel is ended it is interrupted, idle as it is, and calls that an error.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         # The cell that papermill adds for parameters counts before every later cell.
