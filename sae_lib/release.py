@@ -98,6 +98,9 @@ class Released:
         rows = {name: sorted((key for key in pieces if key.partition(":")[0] == name), key=_place) for name in names}
         whole = {name: torch.cat([pieces[key] for key in keys]) for name, keys in rows.items()}
         load_state(module, whole, Path(self._entry["files"][0]["name"]))
+        if isinstance(module, SparseAutoencoder):
+            # Half precision leaves the directions a little off their length of 1.
+            module.normalize_decoder_()
         return module
 
 
