@@ -78,7 +78,9 @@ class Released:
         if name not in released_names():
             raise BookError(f"there is no released {name!r}; there are {', '.join(released_names()) or 'none here'}")
         self._entry = _manifest()[1]["runs"][name]
-        self.config, self.provenance, self.measured = (self._entry[key] for key in ("config", "provenance", "measured"))
+        self.provenance, self.measured = self._entry["provenance"], self._entry["measured"]
+        # Better weights of the same recipe may take the place of these, and what was made of the old ones is not theirs.
+        self.config = self._entry["config"] | {"weights": [file["sha256"] for file in self._entry["files"]]}
 
     @property
     def log(self) -> pd.DataFrame:

@@ -16,10 +16,14 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from sae_lib.corpus import LabelledText
+from sae_lib.corpus.pocket import PocketSource
 from sae_lib.errors import BookError
 from sae_lib.features import Kind, encode_columns
+from sae_lib.lab import TRUTH_TOKENS, Lab
 from sae_lib.metrics import check_fits, context_batches
+from sae_lib.runs import runs_folder
 from sae_lib.sae import SparseAutoencoder
+from sae_lib.storage import alone, fingerprint, load_tensors, save_tensors
 from sae_lib.transformer import OneLayerTransformer
 
 STEPS_PER_OCTAVE, LOWEST_OCTAVE, N_STEPS = 4, -10, 64
@@ -30,6 +34,8 @@ BATCH_ELEMENTS = 2**21
 """Activations computed at a time."""
 MIN_TOKENS = 50
 """A label with fewer tokens in either half of a text is not judged."""
+FORMAT = 1
+"""Of what `kept_scores` keeps; raised when `truth_scores` measures something else, or on other text."""
 
 Scores = Float[np.ndarray, "unit label"]
 
@@ -157,6 +163,32 @@ def truth_scores(
             parts.append(_scores(chosen, measured, len(units)))
         found[kind] = TruthScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     return found
+
+
+def kept_scores(lab: Lab, name: str = "A/1") -> dict[Kind, TruthScores]:
+    """The `truth_scores` of one of a lab's dictionaries, and of the neurons, on the lab's labelled text; computed once and kept.
+
+    Args:
+        lab: says which runs and which text.
+        name: of the dictionary.
+
+    Returns:
+        As `truth_scores`, in single precision.
+
+    Raises:
+        BookError: a run cannot be opened, or what was kept is damaged.
+
+    Source: ours.
+    """
+    key = [FORMAT, lab.config(name[0]), lab.config(name), TRUTH_TOKENS, PocketSource(lab.seed).identity()]
+    path = runs_folder() / f"{lab.scale.name}-truth-{fingerprint(key)}" / "scores.safetensors"
+    with alone(path.parent):
+        if not path.exists():
+            found = truth_scores(lab.model(name[0]), lab.dictionary(name), lab.truth)
+            columns = {f"{kind}.{column}": values for kind, scores in found.items() for column, values in scores._asdict().items()}
+            save_tensors(path, {column: torch.from_numpy(values).float() for column, values in columns.items()})
+        kept, _ = load_tensors(path)
+    return {kind: TruthScores(*(kept[f"{kind}.{column}"].numpy() for column in TruthScores._fields)) for kind in ("feature", "neuron")}
 
 
 def _tally(

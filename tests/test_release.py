@@ -38,6 +38,7 @@ def modules(generator):
         for module in found.values():
             for parameter in module.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    found["A/1"].normalize_decoder_()
     return found
 
 
@@ -69,9 +70,19 @@ def test_what_was_released_comes_back_in_half_precision(folder, modules, name):
     assert back.state_dict().keys() == wanted.keys()
     for key, tensor in back.state_dict().items():
         assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, wanted[key].half().float()), key
+        half = wanted[key].half().float()
+        assert torch.equal(tensor, half / half.norm(dim=1, keepdim=True) if key == "W_dec" else half), key
         assert not tensor.requires_grad
     assert not back.training
+
+
+def test_other_weights_of_the_same_recipe_are_another_run(folder):
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    before = release.Released("A/1").config
+    manifest["runs"]["A/1"]["files"][0]["sha256"] = "0" * 64
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    release._manifest.cache_clear()
+    assert release.Released("A/1").config != before
 
 
 def test_the_tokenizer_comes_too(folder, tokenizer):
@@ -90,7 +101,8 @@ def test_files_are_cut_to_size_and_listed_with_their_hashes(folder):
 
 def test_a_released_run_says_where_it_comes_from(folder):
     run = release.Released("A/1")
-    assert run.config == {"kind": "dictionary", "geometry": SAE}
+    assert run.config.keys() == {"kind", "geometry", "weights"}
+    assert (run.config["kind"], run.config["geometry"], len(run.config["weights"])) == ("dictionary", SAE, len(list(folder.glob("A-1-*"))))
     assert run.measured == {"l0": 9.5}
     assert run.provenance["versions"]["torch"]
     assert run.log["loss"].tolist() == [pytest.approx(1 / 3, rel=1e-5)]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from stand_in import StandIn
 
 from sae_lib import truth
 from sae_lib.corpus import LabelledText, pocket_labels
@@ -158,3 +159,25 @@ def test_one_context_cannot_be_halved(trained):
     _, _, text = trained
     with pytest.raises(BookError, match="one context cannot be halved"):
         truth.halves(text.part(slice(0, 1)))
+
+
+def test_scores_are_computed_once_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path))
+    lab = StandIn()
+    fresh = truth.truth_scores(lab.model("A"), lab.dictionary("A/1"), lab.truth)
+    first = truth.kept_scores(lab)
+    monkeypatch.setattr(truth, "truth_scores", None)
+    again = truth.kept_scores(lab)
+    for kind, scores in fresh.items():
+        for column, wanted in scores._asdict().items():
+            assert np.array_equal(getattr(first[kind], column), wanted.astype(np.float32), equal_nan=True), column
+            assert np.array_equal(getattr(first[kind], column), getattr(again[kind], column), equal_nan=True), column
+
+
+def test_what_was_kept_and_is_damaged_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path))
+    truth.kept_scores(StandIn())
+    (path,) = tmp_path.rglob("scores.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BookError, match=r"tiny-truth-\w+/scores.safetensors is damaged .* Delete its folder"):
+        truth.kept_scores(StandIn())
