@@ -175,6 +175,7 @@ def curve(log: pd.DataFrame, title: str) -> str:
 def _rounded(sae: SparseAutoencoder) -> SparseAutoencoder:
     other = SparseAutoencoder(sae.cfg).to(sae.device).eval().requires_grad_(False)
     other.load_state_dict({name: tensor.half().float() for name, tensor in sae.state_dict().items()})
+    other.normalize_decoder_()
     return other
 
 

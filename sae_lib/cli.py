@@ -248,7 +248,12 @@ def release(
     corpus: CorpusOption = "",
     seed: SeedOption = None,
 ) -> None:
-    """Measure runs on held-out text and write them into checkpoints/ in half precision, with their cards in book/cards/."""
+    """Measure runs on held-out text and write them into checkpoints/ in half precision, with their cards in book/cards/.
+
+    What its manifest says of the same weights is not measured again; delete the manifest to have all of it anew.
+    """
+    from tqdm import tqdm
+
     from sae_lib.build import public_address
     from sae_lib.cards import measured, write_cards
     from sae_lib.lab import Lab
@@ -260,10 +265,16 @@ def release(
     address = public_address(root)
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
     found = {name: lab.run(name) for name in runs or known}
-    numbers = {name: measured(lab, name) for name in found}
     folder = root / "checkpoints"
+    manifest = folder / "MANIFEST.json"
+    before = read_json(manifest)["runs"] if manifest.is_file() else {}
+    numbers = {
+        name: before[name]["measured"] for name, run in found.items() if name in before and before[name]["provenance"] == run.provenance
+    }
+    new = tqdm([name for name in found if name not in numbers], desc="measuring", unit="run")
+    numbers |= {name: measured(lab, name) for name in new}
     write_release(folder, found, lab.tokenizer_path, numbers, f"{address}/checkpoints")
-    entries = read_json(folder / "MANIFEST.json")["runs"]
+    entries = read_json(manifest)["runs"]
     write_cards(root / "book" / "cards", {name: entries[name] for name in found}, lab.shards.meta)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {', '.join(found)}, {size / 2**20:.0f} MiB")

@@ -54,6 +54,16 @@ def test_runs_are_measured_shipped_and_described(root, capsys):
     assert f"| {found['l0']:.1f} | {found['loss_recovered']:.1%} |" in table[2]
 
 
+def test_the_same_weights_are_not_measured_again(root, monkeypatch):
+    for measured in (lambda lab, name: {"n_tokens": 1, "validation_loss": 2.5}, None):
+        monkeypatch.setattr(cards, "measured", measured)
+        with pytest.raises(SystemExit) as end:
+            cli.main(["release", "A", "--scale", "tiny"])
+        assert not end.value.code
+    manifest = json.loads((root / "checkpoints" / "MANIFEST.json").read_text())
+    assert manifest["runs"]["A"]["measured"]["validation_loss"] == 2.5
+
+
 def test_what_is_shipped_is_what_was_measured(root):
     lab = Lab("tiny", device="cpu")
     again = cards.measured(lab, "A/1")
