@@ -12,7 +12,7 @@ CHAPTERS := $(wildcard chapters/*.ipynb)
 # Chapters are stored and compared in the same surroundings; a progress bar in one of the two would be a difference.
 AS_STORED := TQDM_DISABLE=1 SAE_BOOK_RENDERER=book
 # A file's tests stay together, since they share what is made for them; each process has one thread.
-AT_ONCE := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+AT_ONCE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 # A misspelt variable would be ignored without a word, and the book would run at the wrong scale.
 KNOWN := SCALE CORPUS SEED RUN PORT PYTHON
@@ -57,7 +57,7 @@ test: $(STAMP) ## unit tests, then every chapter against its stored outputs
 	@$(AT_ONCE) tests
 	@echo "Chapters against their stored outputs:"
 	@# Whichever chapter comes second to a run waits for it.
-	@$(AS_STORED) OMP_NUM_THREADS=1 $(AT_ONCE) --nbval --nbval-kernel-name python3 chapters
+	@$(AS_STORED) $(AT_ONCE) --nbval --nbval-kernel-name python3 chapters
 
 lint: $(STAMP) ## style of the code and of the stored notebooks
 	@$(BIN)/ruff check .

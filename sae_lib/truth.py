@@ -165,12 +165,11 @@ def truth_scores(
     return found
 
 
-def kept_scores(lab: Lab, name: str = "A/1") -> dict[Kind, TruthScores]:
-    """The `truth_scores` of one of a lab's dictionaries, and of the neurons, on the lab's labelled text; computed once and kept.
+def kept_scores(lab: Lab) -> dict[Kind, TruthScores]:
+    """The `truth_scores` of a lab's A and A/1 on its labelled text, computed once and kept among the runs.
 
     Args:
         lab: says which runs and which text.
-        name: of the dictionary.
 
     Returns:
         As `truth_scores`, in single precision.
@@ -180,11 +179,11 @@ def kept_scores(lab: Lab, name: str = "A/1") -> dict[Kind, TruthScores]:
 
     Source: ours.
     """
-    key = [FORMAT, lab.config(name[0]), lab.config(name), TRUTH_TOKENS, PocketSource(lab.seed).identity()]
+    key = [FORMAT, lab.config("A"), lab.config("A/1"), TRUTH_TOKENS, PocketSource(lab.seed).identity()]
     path = runs_folder() / f"{lab.scale.name}-truth-{fingerprint(key)}" / "scores.safetensors"
     with alone(path.parent):
         if not path.exists():
-            found = truth_scores(lab.model(name[0]), lab.dictionary(name), lab.truth)
+            found = truth_scores(lab.model("A"), lab.dictionary("A/1"), lab.truth)
             columns = {f"{kind}.{column}": values for kind, scores in found.items() for column, values in scores._asdict().items()}
             save_tensors(path, {column: torch.from_numpy(values).float() for column, values in columns.items()})
         kept, _ = load_tensors(path)
