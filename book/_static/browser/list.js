@@ -13,7 +13,12 @@ const SORTS = {
   label: ["best label, A to Z", null],
   score: ["interpretability score", (columns, unit) => -(columns.score[unit] ?? -Infinity)],
 };
-const RANGES = { density: "density (a share: 0.01 is 1%)", max: "largest activation", f1: "F1 of the best label", score: "interpretability score" };
+const RANGES = {
+  density: "density (a share: 0.01 is 1%)",
+  max: "largest activation",
+  f1: "F1 of the best label",
+  score: "interpretability score",
+};
 
 export class List {
   constructor(contents, onOrder) {

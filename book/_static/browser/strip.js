@@ -24,7 +24,7 @@ export function piece(text, share) {
   return node;
 }
 
-/** Left and right go through the pieces of a text, instead of to the next card; `tell` hears of a piece, and whether it was only pointed at. */
+/** Left and right go through the pieces of a text, not to the next card; `tell` hears which piece, and whether it was only pointed at. */
 export function walk(node, pieces, tell, start = 0) {
   let at = start;
   const go = (to) => {

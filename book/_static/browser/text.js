@@ -15,7 +15,8 @@ export async function textView(contents, number = 0, name = "A/1") {
   const go = () => { location.hash = `text/${chooseText.value}/${chooseSet.value}`; };
   const chooseText = el("select", { name: "text", onchange: go },
     contents.texts.map((title, i) => el("option", { value: i, selected: i === number }, title)));
-  const chooseSet = el("select", { name: "set", onchange: go }, contents.sets.map((other) => el("option", { selected: other === set }, other.name)));
+  const chooseSet = el("select", { name: "set", onchange: go },
+    contents.sets.map((other) => el("option", { selected: other === set }, other.name)));
   const heading = el("h3", { "aria-live": "polite" });
   const list = el("ol", { class: "sb-units" });
   const pieces = text.tokens.map((id) => piece(contents.vocab[id], 0));
