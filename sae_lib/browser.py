@@ -47,7 +47,7 @@ from sae_lib.truth import best_labels, judged, truth_scores
 from sae_lib.universality import best_match
 from sae_lib.viz.text import visible
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files' layout; the page refuses another."""
 NEURONS = "A/neurons"
 """The set of all neurons of model A."""
@@ -117,7 +117,7 @@ def atlas(lab: Lab, quick: bool = False, progress: bool = False) -> Path:
     Returns:
         A folder below the runs, named by the fingerprint of everything that decides its contents.
     """
-    runs = {name: lab.config(name) for name in ("A", "B", *_dictionaries(lab))}
+    runs = _runs(lab)
     for sizes, judge in ((Sizes(), Rules()), (QUICK, None))[: 1 + quick]:
         key = [FORMAT, runs, sizes, judge and judge.name, lab.seed, PocketSource(lab.seed).identity()]
         folder = runs_folder() / f"{lab.scale.name}-atlas-{fingerprint(key)}"
@@ -230,6 +230,10 @@ def _dictionaries(lab: Lab) -> list[str]:
     return [name for name in ("A/0", "A/1", "A/2", "B/1") if name in lab.scale.d_sae]
 
 
+def _runs(lab: Lab) -> dict[str, dict]:
+    return {name: lab.config(name) for name in ("A", "B", *_dictionaries(lab))}
+
+
 def _sets(lab: Lab) -> dict[str, Units]:
     """The sets that the browser opens; A/2 is only named as others' child."""
     found = {name: Units(name, lab.model(name[0]), lab.dictionary(name)) for name in _dictionaries(lab) if name != "A/2"}
@@ -267,6 +271,8 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages:
     return {
         "format": FORMAT,
         "scale": lab.scale.name,
+        # Ratings kept in a browser belong to these runs, whatever text they were looked at on.
+        "runs": fingerprint(_runs(lab)),
         "tokens": int(text.tokens.size),
         "labels": list(text.labels),
         "meanings": [labels.get(label, "") for label in text.labels],

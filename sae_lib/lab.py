@@ -356,7 +356,10 @@ class Lab:
 
 
 class _Bar:
-    """A progress bar that is fed log rows; it appears with the first of them, so a loaded run shows none."""
+    """A progress bar that is fed log rows; it appears with the first of them, so a loaded run shows none.
+
+    What was done before is no part of its speed, or a resumed run would promise an early end.
+    """
 
     def __init__(self, label: str, counter: str, unit: str, shown: tuple[str, ...], place: int = 0) -> None:
         self.label, self.counter, self.unit, self.shown, self.place = label, counter, unit, shown, place
@@ -367,7 +370,7 @@ class _Bar:
         if self.bar is None:
             total = row["n_steps"] * done // row["step"]
             settings = {"unit": f" {self.unit}", "unit_scale": True, "file": sys.stderr, "position": self.place}
-            self.bar = tqdm(total=total, desc=self.label, **settings | ({"disable": True} if parallel.rank() else {}))
+            self.bar = tqdm(total=total, initial=done, desc=self.label, **settings | ({"disable": True} if parallel.rank() else {}))
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.shown}, refresh=False)
         self.bar.update(done - self.bar.n)
         if row["step"] == row["n_steps"]:

@@ -111,6 +111,113 @@ def test_blind_rating_says_who_it_was_only_in_the_export(browser: Browser, addre
     assert not trouble, "\n".join(trouble)
 
 
+def test_what_comes_late_changes_nothing_under_the_reader(browser: Browser, address: str):
+    page, trouble = visit(browser, address, f"{PAGE}#A/1/5")
+    settled(page, "A/1/5")
+    held = []
+    page.route("**/A-0/index.json", lambda route: held.append(route))
+    page.get_by_role("link", name="A/0", exact=True).click()
+    page.get_by_role("link", name="B/1", exact=True).click()
+    page.locator('.sb-card[data-unit^="B/1/"]').wait_for()
+    held[0].continue_()
+    page.wait_for_timeout(300)
+    assert all(link.get_attribute("href").startswith("#B/1/") for link in page.locator(".sb-steps a, .sb-rows a").all())
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    second = page.locator(".sb-rows a").nth(1).get_attribute("href").removeprefix("#")
+    settled(page, second)
+    page.context.close()
+    assert not trouble, "\n".join(trouble)
+
+
+def test_a_heading_of_the_page_is_no_feature(browser: Browser, address: str):
+    page, trouble = visit(browser, address, f"{PAGE}#how-to-read-a-card")
+    card(page).wait_for()
+    shown = unit(page)
+    page.evaluate("location.hash = 'main-content'")
+    page.wait_for_timeout(100)
+    assert unit(page) == shown
+    assert page.get_by_role("alert").count() == 0
+    page.context.close()
+    assert not trouble, "\n".join(trouble)
+
+
+def test_the_way_back_leads_to_the_card_that_was_there(browser: Browser, address: str):
+    page, trouble = visit(browser, address, PAGE)
+    card(page).wait_for()
+    first = unit(page)
+    assert page.url.endswith(f"#{first}")
+    page.locator("summary", has_text="Order and filter").click()
+    page.get_by_label("Order").select_option("density")
+    rows = page.locator(".sb-rows a")
+    # The list begins with what the order puts first, wherever the open card stands in it.
+    columns = page.evaluate("fetch('../browser/A-1/index.json').then(answer => answer.json())")
+    assert int(rows.first.get_attribute("data-unit")) == max(range(len(columns["density"])), key=lambda i: columns["density"][i])
+    other = next(row for row in rows.all() if row.get_attribute("href") != f"#{first}")
+    name = other.get_attribute("href").removeprefix("#")
+    other.click()
+    settled(page, name)
+    page.go_back()
+    settled(page, first)
+    page.context.close()
+    assert not trouble, "\n".join(trouble)
+
+
+def test_an_address_in_the_search_is_gone_to(browser: Browser, address: str):
+    page, trouble = visit(browser, address, PAGE)
+    card(page).wait_for()
+    for query, name in (("B/1/3", "B/1/3"), ("12", "B/1/12"), ("a/neurons/7", "A/neurons/7")):
+        page.get_by_label("Search this set").fill(query)
+        page.keyboard.press("Enter")
+        settled(page, name)
+    page.context.close()
+    assert not trouble, "\n".join(trouble)
+
+
+def test_a_damaged_card_says_so(browser: Browser, address: str):
+    page = browser.new_context().new_page()
+    page.route("**/A-1/cards-000.json", lambda route: route.fulfill(status=200, body="[]"))
+    page.goto(f"{address}/{PAGE}#A/1/3")
+    expect(page.get_by_role("alert")).to_contain_text("the card of A/1/3 is damaged")
+    page.context.close()
+
+
+def test_ratings_that_cannot_be_stored_are_held_for_the_export(browser: Browser, address: str):
+    page = browser.new_context(accept_downloads=True).new_page()
+    page.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
+    page.goto(f"{address}/{PAGE}#rate")
+    for _ in range(2):
+        card(page).wait_for()
+        shown = page.locator(".sb-examples").inner_text()
+        for name in ("confidence", "activation consistency", "logit consistency", "separation", "specificity"):
+            page.locator(f'input[name="{name}"][value="1"]').check()
+        page.get_by_role("button", name="Keep and show the next").click()
+        expect(page.locator(".sb-examples")).not_to_have_text(shown, use_inner_text=True)
+    expect(page.locator(".sb-rating [role=status]")).to_contain_text("export the ratings before you leave")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export ratings").click()
+    exported = json.loads(Path(download.value.path()).read_text())
+    assert len({rating["unit"] for rating in exported["ratings"]}) == 2
+    page.context.close()
+
+
+def test_damaged_and_foreign_ratings_are_left_alone(browser: Browser, address: str):
+    page, trouble = visit(browser, address, f"{PAGE}#A/1/3")
+    settled(page, "A/1/3")
+    other = {"unit": "A/1/3", "runs": "others", "blind": False, "confidence": 3}
+    for text, aside in ((json.dumps([None, other]), None), ("[{", "[{")):
+        page.evaluate("text => localStorage.setItem('sae-book-ratings', text)", text)
+        page.reload()
+        settled(page, "A/1/3")
+        page.locator("summary", has_text="Rate it").click()
+        # What was said of another run's third feature is not said of this one's.
+        assert page.locator("input[type=radio]:checked").count() == 0
+        assert page.evaluate("localStorage.getItem('sae-book-ratings-damaged')") == aside
+    page.context.close()
+    assert not trouble, "\n".join(trouble)
+
+
 def test_order_and_filter(browser: Browser, address: str):
     page, trouble = visit(browser, address, PAGE)
     card(page).wait_for()
@@ -119,7 +226,7 @@ def test_order_and_filter(browser: Browser, address: str):
     assert page.get_by_label("Order").locator("option[value=score]").evaluate("node => node.hidden")
     expect(page.get_by_label("interpretability score from")).to_be_hidden()
     page.get_by_label("Order").select_option("density")
-    page.get_by_label("density to").fill("0.01")
+    page.get_by_label("density (a share: 0.01 is 1%) to").fill("0.01")
     columns = page.evaluate("fetch('../browser/A-1/index.json').then(answer => answer.json())")
     right = sorted((i for i, share in enumerate(columns["density"]) if 0 < share <= 0.01), key=lambda i: (-columns["density"][i], i))
     expect(page.locator(".sb-status")).to_contain_text(f"{len(right):,} of ")
@@ -143,6 +250,10 @@ def test_the_text_view_answers_to_the_pointer(browser: Browser, address: str):
     pieces = page.locator(".sb-text .sb-piece")
     pieces.nth(12).hover()
     expect(page.locator(".sb-side h3")).to_contain_text("features fire")
+    pieces.nth(12).click()
+    pinned = page.locator(".sb-side h3").inner_text()
+    pieces.nth(40).hover()
+    assert page.locator(".sb-side h3").inner_text() == pinned
     link = page.locator(".sb-units a").first
     link.hover()
     coloured = (
@@ -163,6 +274,8 @@ def test_the_map_is_searched_and_opened(browser: Browser, address: str):
     page.get_by_label("Search the map").fill("base64")
     painted = "node => node.getContext('2d').getImageData(0, 0, node.width, node.height).data.some(value => value)"
     assert canvas.evaluate(painted)
+    expect(page.locator(".sb-mapview output")).to_contain_text("features found")
+    assert "base64" in page.locator(".sb-units a").first.inner_text()
     page.locator(".sb-mapview .sb-table button").first.click()
     page.locator(".sb-units a").first.click()
     card(page).wait_for()

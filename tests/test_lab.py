@@ -8,7 +8,7 @@ import torch
 from sae_lib import release, scales
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
-from sae_lib.lab import Lab
+from sae_lib.lab import Lab, _Bar
 from sae_lib.resampling import ENCODER_SCALE
 
 
@@ -47,6 +47,16 @@ def test_what_exists_is_loaded_and_not_trained_again(tiny, capsys):
     loaded = Lab("tiny", device="cpu").dictionary("A/0")
     assert "dictionary" not in capsys.readouterr().err
     assert bits(loaded) == bits(trained)
+
+
+def test_a_resumed_bar_does_not_count_what_was_done_before_as_its_speed(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    bar = _Bar("model A", "n_tokens", "tokens", ("loss",))
+    bar({"n_tokens": 600, "step": 6, "n_steps": 10, "loss": 1.0})
+    assert (bar.bar.total, bar.bar.n, bar.bar.n - bar.bar.initial) == (1_000, 600, 0)
+    bar({"n_tokens": 700, "step": 7, "n_steps": 10, "loss": 1.0})
+    assert bar.bar.n - bar.bar.initial == 100
+    bar.bar.close()
 
 
 def test_dictionaries_trained_together_read_one_stream_and_are_the_same(tiny, monkeypatch):

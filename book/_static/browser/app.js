@@ -1,13 +1,14 @@
 // The address decides what is shown: #A/1/3450, #A/neurons/489, #A/1, #text/3/A/1, #map or #rate.
 
-import { atlas, card, expect, index, Missing, setNamed } from "./data.js";
+import { atlas, card, expect, index, Missing, searchable, setNamed } from "./data.js";
 import { panels, silent } from "./card.js";
 import { el } from "./dom.js";
 import { List } from "./list.js";
 import { mapView } from "./map.js";
-import { form, nextBlind } from "./rating.js";
+import { exporter, form, nextBlind } from "./rating.js";
 import { textView } from "./text.js";
 
+const TITLE = "Feature browser";
 const RARE = 20; // tokens; a unit that fires on fewer has too few examples to be rated
 const place = document.getElementById("sae-browser");
 const page = el("div", { class: "sb-page" });
@@ -25,29 +26,38 @@ function drawTabs(view) {
 
 async function showUnit(set, unit) {
   if (unit >= set.n) throw new Error(`there is no ${set.kind} ${set.name}/${unit}; ${set.name} ends at ${set.n - 1}`);
+  const isNamed = unit !== undefined;
   // The card comes while the list is being made.
-  if (unit !== undefined) expect(set, unit);
-  await list.open(set);
-  unit ??= list.order[0] ?? 0;
-  const [columns, found] = await Promise.all([index(set), card(set, unit)]);
+  if (isNamed) expect(set, unit);
+  const columns = await searchable(contents, set);
+  unit ??= list.ordered(set, columns)[0] ?? 0;
+  const found = await card(set, unit);
   return () => {
-    const step = (by, text) => {
-      const to = list.beside(unit, by);
-      if (to === undefined) return el("span", { class: "sb-end" }, text);
-      return el("a", { href: `#${set.name}/${to}`, rel: by > 0 ? "next" : "prev" }, text);
-    };
-    [1, -1].map((by) => list.beside(unit, by)).filter((to) => to !== undefined).forEach((to) => expect(set, to));
     const name = `${set.name}/${unit}`;
-    document.title = `${name} · Feature browser`;
+    // Whoever comes back here should find this card, not what is first in the list by then.
+    if (!isNamed) history.replaceState(null, "", `#${name}`);
+    list.use(set, columns);
+    [1, -1].map((by) => list.beside(unit, by)).filter((to) => to !== undefined).forEach((to) => expect(set, to));
+    document.title = `${name} · ${TITLE}`;
     if (!split.isConnected) page.replaceChildren(split);
     split.replaceChild(el("article", { class: "sb-card", "data-unit": name },
       el("header", {},
         el("h2", { tabindex: -1 }, `${set.kind === "neuron" ? "Neuron" : "Feature"} ${name}`),
-        el("p", { class: "sb-steps" }, step(-1, "← previous (k)"), " ", step(1, "next (j) →"))),
+        el("p", { class: "sb-steps" }, steps(unit))),
       columns.density[unit] ? panels(contents, set, columns, found) : silent(contents),
       el("details", {}, el("summary", {}, "Rate it"), form(contents, set, unit, false))), split.lastChild);
     list.mark(unit);
   };
+}
+
+/** Links to the neighbours in the list; after a search they are others. */
+function steps(unit) {
+  const step = (by, text) => {
+    const to = list.beside(unit, by);
+    if (to === undefined) return el("span", { class: "sb-end" }, text);
+    return el("a", { href: `#${list.set.name}/${to}`, rel: by > 0 ? "next" : "prev" }, text);
+  };
+  return [step(-1, "← previous (k)"), " ", step(1, "next (j) →")];
 }
 
 async function showBlind() {
@@ -58,20 +68,26 @@ async function showBlind() {
     return { set, units: density.flatMap((share, unit) => (share * contents.tokens >= RARE ? [unit] : [])) };
   }));
   const next = nextBlind(contents, pools);
-  if (!next) return el("p", {}, "Everything is rated.");
+  if (!next) return put(el("p", {}, "Everything is rated. ", exporter(contents)));
   const [columns, found] = await Promise.all([index(next.set), card(next.set, next.unit)]);
-  return el("article", { class: "sb-card", "data-unit": "blind" },
+  return put(el("article", { class: "sb-card", "data-unit": "blind" },
     el("h2", { tabindex: -1 }, "A feature or a neuron"),
     el("p", {}, "You are not told which. Look, settle on one explanation, and rate it.",
       " Ratings stay in this browser until you export them."),
     panels(contents, next.set, columns, found, true),
-    form(contents, next.set, next.unit, true, () => route(true)));
+    form(contents, next.set, next.unit, true, () => route(true))));
 }
+
+/** A view that takes the whole page. */
+const put = (node) => () => {
+  document.title = TITLE;
+  page.replaceChildren(node);
+};
 
 async function view(address) {
   const [first, second, third, fourth] = address.split("/");
-  if (first === "map") return ["map", await mapView(contents)];
-  if (first === "text") return ["text", await textView(contents, Number(second ?? 0), third ? `${third}/${fourth}` : undefined)];
+  if (first === "map") return ["map", put(await mapView(contents))];
+  if (first === "text") return ["text", put(await textView(contents, Number(second ?? 0), third ? `${third}/${fourth}` : undefined))];
   if (first === "rate") return ["rate", await showBlind()];
   const set = setNamed(contents, address === "" ? "A/1" : `${first}/${second}`) ?? (address === "" ? contents.sets[0] : null);
   if (!set) throw new Error(`there is no ${address} here; the sets are ${contents.sets.map(({ name }) => name).join(", ")}`);
@@ -80,21 +96,26 @@ async function view(address) {
 }
 
 async function route(moved = false) {
+  // A heading of the page is somewhere to go and nothing to show.
+  const isHeading = document.getElementById(location.hash.slice(1)) !== null;
+  if (isHeading && page.firstChild) return;
   const mine = ++turn;
-  let name, shown;
+  const chosen = document.activeElement?.closest(".sb-textview select")?.name;
+  let name = "", draw;
   try {
-    [name, shown] = await view(decodeURIComponent(location.hash.slice(1)));
+    [name, draw] = await view(isHeading ? "" : decodeURIComponent(location.hash.slice(1)));
+    // Whoever moved on meanwhile sees only where they went.
+    if (mine === turn) draw();
   } catch (error) {
-    [name, shown] = ["", trouble(error)];
+    [name, draw] = ["", put(trouble(error))];
+    if (mine === turn) draw();
   }
-  // Whoever moved on meanwhile sees only where they went.
   if (mine !== turn) return;
   drawTabs(name);
-  // A card takes the place of the card before it, and the list beside them stays as it is.
-  if (typeof shown === "function") shown();
-  else page.replaceChildren(shown);
   if (page.querySelector(".sb-card") && !performance.getEntriesByName("first-card").length) performance.mark("first-card");
-  if (moved && document.activeElement !== list.search) page.querySelector("h2")?.focus({ preventScroll: true });
+  // Whoever goes through a choice with the keys stays at it, though the view around it is new.
+  const again = chosen && page.querySelector(`select[name=${chosen}]`);
+  if (moved && document.activeElement !== list.search) (again ?? page.querySelector("h2"))?.focus({ preventScroll: true });
 }
 
 function trouble(error) {
@@ -108,13 +129,22 @@ function trouble(error) {
 function onKey(event) {
   const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
   if (typing || event.altKey || event.ctrlKey || event.metaKey) return;
-  const rel = { j: "next", ArrowRight: "next", k: "prev", ArrowLeft: "prev" }[event.key];
+  if (event.shiftKey && event.key.startsWith("Arrow")) return;
+  const by = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 }[event.key];
   if (event.key === "/") {
     // The theme has a search of its own on this key.
     event.preventDefault();
     event.stopImmediatePropagation();
     page.querySelector("input[type=search]")?.focus();
-  } else if (rel && !event.target.closest?.(".sb-strip, .sb-text")) page.querySelector(`.sb-steps [rel=${rel}]`)?.click();
+  } else if (by && !event.target.closest?.(".sb-strip, .sb-text, .sb-table")) move(by);
+}
+
+function move(by) {
+  if (!page.querySelector(".sb-steps")) return;
+  // From the address, since the card of the key before may still be on its way.
+  const [, name, unit] = /^#(.+)\/(\d+)$/.exec(decodeURIComponent(location.hash)) ?? [];
+  const to = name === list.set.name ? list.beside(Number(unit), by) : undefined;
+  if (to !== undefined) location.hash = `${name}/${to}`;
 }
 
 async function start() {
@@ -125,21 +155,11 @@ async function start() {
     page.replaceChildren(trouble(error));
     return;
   }
-  list = new List(contents, () => refreshSteps());
+  list = new List(contents, () => page.querySelector(".sb-steps")?.replaceChildren(...steps(list.current)));
   split = el("div", { class: "sb-split" }, list.node, el("article"));
   window.addEventListener("hashchange", () => route(true));
   window.addEventListener("keydown", onKey, true);
   await route();
-}
-
-/** After a search the neighbours are others. */
-function refreshSteps() {
-  const node = page.querySelector(".sb-card[data-unit]");
-  if (!node || list.current === undefined) return;
-  for (const [rel, by] of [["prev", -1], ["next", 1]]) {
-    const to = list.beside(list.current, by);
-    if (to !== undefined) node.querySelector(`.sb-steps [rel=${rel}]`)?.setAttribute("href", `#${list.set.name}/${to}`);
-  }
 }
 
 start();

@@ -1,7 +1,8 @@
 // Files of the atlas, each fetched once and when it is wanted.
 
 const BASE = new URL("../../browser/", import.meta.url);
-const FORMAT = 1;
+const FORMAT = 2;
+const HELD = 32; // files of cards; a long walk through a set should not fill a phone
 const files = new Map();
 
 export class Missing extends Error {}
@@ -10,6 +11,8 @@ function file(name) {
   if (!files.has(name)) {
     const answer = read(name);
     files.set(name, answer);
+    const cards = [...files.keys()].filter((other) => other.includes("/cards-"));
+    if (cards.length > HELD) files.delete(cards[0]);
     // What failed is asked for again next time.
     answer.catch(() => files.delete(name));
   }
@@ -43,7 +46,11 @@ export const map = () => file("map.json");
 
 const chunk = (set, unit) => file(`${set.folder}/cards-${String(Math.floor(unit / set.chunk)).padStart(3, "0")}.json`);
 
-export const card = async (set, unit) => (await chunk(set, unit))[unit % set.chunk];
+export async function card(set, unit) {
+  const found = (await chunk(set, unit))[unit % set.chunk];
+  if (found?.unit !== unit) throw new Error(`the card of ${set.name}/${unit} is damaged; make the book's data again with: sae-book atlas`);
+  return found;
+}
 
 /** Ask for a card that is likely to be wanted next. */
 export const expect = (set, unit) => { chunk(set, unit).catch(() => {}); };
@@ -59,9 +66,16 @@ export async function searchable(contents, set) {
   return columns;
 }
 
-/** Whether a unit is what somebody looks for: by its number, or by a piece of its label, explanation or tokens. */
-export function matches(columns, unit, query) {
+/** The unit that a query names by its address, such as a/1/345, or by its number in a set; undefined if it names none. */
+export function addressed(contents, query, set) {
+  const [, name, number] = /^(?:([ab]\/\w+)\/)?(\d+)$/.exec(query) ?? [];
+  const meant = name === undefined ? set : contents.sets.find((other) => other.name.toLowerCase() === name);
+  return number !== undefined && meant && Number(number) < meant.n ? [meant, Number(number)] : undefined;
+}
+
+/** Whether a unit is what somebody looks for: by its address or number, or by a piece of its label, explanation or tokens. */
+export function matches(contents, set, columns, unit, query) {
   if (!query) return true;
-  if (/^(?:[ab]\/\w+\/)?\d+$/.test(query) && Number(query.split("/").pop()) === unit) return true;
-  return columns.words[unit].includes(query);
+  const [meant, number] = addressed(contents, query, set) ?? [];
+  return (meant === set && number === unit) || columns.words[unit].includes(query);
 }

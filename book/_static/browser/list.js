@@ -1,6 +1,6 @@
 // The list of a set: search, sort, filter, and who comes next.
 
-import { searchable, matches } from "./data.js";
+import { addressed, matches } from "./data.js";
 import { el, percent, show, token } from "./dom.js";
 
 const PAGE = 50;
@@ -13,7 +13,12 @@ const SORTS = {
   label: ["best label, A to Z", null],
   score: ["interpretability score", (columns, unit) => -(columns.score[unit] ?? -Infinity)],
 };
-const RANGES = { density: "density", max: "largest activation", f1: "F1 of the best label", score: "interpretability score" };
+const RANGES = {
+  density: "density (a share: 0.01 is 1%)",
+  max: "largest activation",
+  f1: "F1 of the best label",
+  score: "interpretability score",
+};
 
 export class List {
   constructor(contents, onOrder) {
@@ -31,7 +36,12 @@ export class List {
       el("input", { type: "number", step: "any", placeholder: end, "aria-label": `${text} ${end}`, oninput: () => this.update() }))]));
     this.status = el("p", { class: "sb-status", role: "status" });
     this.rows = el("ol", { class: "sb-rows" });
-    this.pages = el("p", { class: "sb-pages" });
+    const turn = (by, text) => el("button", { type: "button", onclick: () => {
+      this.page += by;
+      this.draw();
+    } }, text);
+    [this.earlier, this.where, this.later] = [turn(-1, "earlier"), el("span", {}), turn(1, "later")];
+    this.pages = el("p", { class: "sb-pages" }, this.earlier, this.where, this.later);
     this.filters = el("details", { class: "sb-filters" }, el("summary", {}, "Order and filter"),
       el("label", {}, "Order ", this.sort),
       el("label", {}, "Label ", this.label),
@@ -41,46 +51,49 @@ export class List {
       this.search, this.filters, this.status, this.rows, this.pages);
   }
 
-  async open(set) {
+  /** List a set whose columns are there; nothing is waited for, so the list and the card beside it are never of two sets. */
+  use(set, columns) {
     if (this.set === set) return;
-    this.columns = await searchable(this.contents, set);
     this.set = set;
+    this.columns = columns;
     const { labels } = this.contents;
     const used = [...new Set(this.columns.label)].filter((label) => label >= 0).sort((a, b) => (labels[a] < labels[b] ? -1 : 1));
     const isScored = this.columns.score.some((score) => score !== null);
     this.sort.querySelector("[value=score]").hidden = !isScored;
     this.ranges.score[0].parentElement.hidden = !isScored;
+    for (const control of [this.sort.querySelector("[value=score]"), ...this.ranges.score]) control.disabled = !isScored;
+    const wanted = this.label.value;
     this.label.replaceChildren(el("option", { value: "" }, "any"), ...used.map((label) => el("option", { value: label }, labels[label])));
-    const unscored = this.columns.score.every((score) => score === null);
-    for (const control of [this.sort.querySelector("[value=score]"), ...this.ranges.score]) control.disabled = unscored;
+    if (used.includes(Number(wanted))) this.label.value = wanted;
     this.update();
   }
 
-  update() {
-    if (!this.columns) return;
+  /** The units of a set that pass the search and the filters, in their order. */
+  ordered(set, columns) {
     const query = this.search.value.trim().toLowerCase();
     const label = this.label.value === "" ? null : Number(this.label.value);
     const end = (input, none) => (input.value === "" ? none : Number(input.value));
     const ends = Object.entries(this.ranges)
       .filter(([, inputs]) => inputs.some((input) => input.value !== ""))
-      .map(([name, [low, high]]) => [this.columns[name], end(low, -Infinity), end(high, Infinity)]);
-    const keeps = (unit) => matches(this.columns, unit, query)
-      && (label === null || this.columns.label[unit] === label)
-      && (!this.fired.checked || this.columns.density[unit] > 0)
+      .map(([name, [low, high]]) => [columns[name], end(low, -Infinity), end(high, Infinity)]);
+    const keeps = (unit) => matches(this.contents, set, columns, unit, query)
+      && (label === null || columns.label[unit] === label)
+      && (!this.fired.checked || columns.density[unit] > 0)
       && ends.every(([column, low, high]) => column[unit] !== null && low <= column[unit] && column[unit] <= high);
-    this.order = this.columns.label.map((_, unit) => unit).filter(keeps);
-    const key = SORTS[this.sort.value][1];
-    const name = (unit) => this.contents.labels[this.columns.label[unit]] ?? "\uffff";
-    if (key) {
-      const keys = this.order.map((unit) => [key(this.columns, unit), unit]);
-      // Of two that are alike the lower number comes first; Infinity - Infinity is no number.
-      keys.sort((a, b) => (a[0] === b[0] ? a[1] - b[1] : a[0] < b[0] ? -1 : 1));
-      this.order = keys.map(([, unit]) => unit);
-    } else this.order.sort((a, b) => (name(a) === name(b) ? a - b : name(a) < name(b) ? -1 : 1));
+    const key = SORTS[this.sort.value][1] ?? ((_, unit) => this.contents.labels[columns.label[unit]] ?? "\uffff");
+    const keys = columns.label.flatMap((_, unit) => (keeps(unit) ? [[key(columns, unit), unit]] : []));
+    // Of two that are alike the lower number comes first; Infinity - Infinity is no number.
+    keys.sort((a, b) => (a[0] === b[0] ? a[1] - b[1] : a[0] < b[0] ? -1 : 1));
+    return keys.map(([, unit]) => unit);
+  }
+
+  /** The first of what was found is what is looked at next, wherever the open card stands. */
+  update() {
+    if (!this.columns) return;
+    this.order = this.ordered(this.set, this.columns);
     this.page = 0;
-    this.drawn = null;
+    this.draw();
     this.onOrder();
-    this.mark(this.current);
   }
 
   /** Show which unit is open, and the page of the list that it stands on. */
@@ -99,14 +112,18 @@ export class List {
     if (here) this.rows.scrollTop = here.offsetTop - this.rows.offsetTop - 60;
   }
 
-  /** The unit some places further on; the ends of the list are ends. */
+  /** The next unit (step 1) or the one before (-1); the ends of the list are ends. */
   beside(unit, step) {
     const at = this.order.indexOf(unit);
-    return at < 0 ? this.order[0] : this.order[at + step];
+    if (at >= 0) return this.order[at + step];
+    // A unit that the list leaves out stands where its number would, and before everything in any other order.
+    const after = this.sort.value === "number" ? this.order.findIndex((other) => other > unit) : 0;
+    return this.order[(after < 0 ? this.order.length : after) - (step < 0 ? 1 : 0)];
   }
 
   onKey(event) {
-    if (event.key === "Enter" && this.order.length) location.hash = `${this.set.name}/${this.order[0]}`;
+    const [set, unit] = addressed(this.contents, this.search.value.trim().toLowerCase(), this.set) ?? [this.set, this.order[0]];
+    if (event.key === "Enter" && unit !== undefined) location.hash = `${set.name}/${unit}`;
     if (event.key === "Escape") this.search.blur();
   }
 
@@ -121,12 +138,10 @@ export class List {
         el("span", {}, contents.labels[columns.label[unit]] || columns.explanation[unit] || "no label fits"),
         el("small", {}, columns.top[unit].map((id) => token(contents.vocab[id])), ` fires on ${percent(columns.density[unit])}`)))));
     const last = Math.ceil(n / PAGE) - 1;
-    const turn = (page, text) => el("button", { type: "button", disabled: page < 0 || page > last, onclick: () => {
-      this.page = page;
-      this.draw();
-    } }, text);
-    const turns = [turn(this.page - 1, "earlier"), ` page ${this.page + 1} of ${last + 1} `, turn(this.page + 1, "later")];
-    this.pages.replaceChildren(...(last > 0 ? turns : []));
+    this.pages.hidden = last <= 0;
+    this.where.textContent = ` page ${this.page + 1} of ${last + 1} `;
+    this.earlier.disabled = this.page === 0;
+    this.later.disabled = this.page >= last;
     this.drawn = `${set.name} ${this.page}`;
     this.point();
   }

@@ -4,6 +4,7 @@ import { map, searchable, matches, setNamed } from "./data.js";
 import { el, percent, show, table, token } from "./dom.js";
 
 const EDGE = 24;
+const LISTED = 50; // hits of a search
 
 export async function mapView(contents) {
   const found = await map();
@@ -14,7 +15,7 @@ export async function mapView(contents) {
   const said = el("output", { class: "sb-readout" }, "Point at a feature; press to open it.");
   const members = el("ol", { class: "sb-units" });
   const search = el("input", { type: "search", placeholder: "token, label or number",
-    "aria-label": "Search the map", oninput: () => draw() });
+    "aria-label": "Search the map", oninput: () => look() });
   const whole = { x: 0, y: 0, size: 1000 };
   let view = whole, near = -1, chosenCluster = null, places = [];
 
@@ -23,8 +24,14 @@ export async function mapView(contents) {
     const { label, explanation, top } = columns[found.set[i]];
     const unit = found.unit[i];
     const meaning = contents.labels[label[unit]] || explanation[unit] || "no label fits";
-    return `${name(i)} · ${meaning} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
+    const cluster = found.cluster[i] < 0 ? "" : ` · cluster #${found.cluster[i]}`;
+    return `${name(i)} · ${meaning}${cluster} · ${top[unit].map((id) => contents.vocab[id]).join(" | ")}`;
   };
+
+  // Neighbouring clusters get hues far apart.
+  const hue = (cluster) => (cluster < 0 ? "#8a8a8a" : `hsl(${(cluster * 137) % 360} 65% 50%)`);
+  const query = () => search.value.trim().toLowerCase();
+  const isHit = (i) => matches(contents, sets[found.set[i]], columns[found.set[i]], found.unit[i], query());
 
   function draw() {
     const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
@@ -33,16 +40,14 @@ export async function mapView(contents) {
     const pen = canvas.getContext("2d");
     const ink = getComputedStyle(canvas).color;
     const scale = (Math.min(width, height) - 2 * EDGE) / view.size;
-    const query = search.value.trim().toLowerCase();
     pen.scale(ratio, ratio);
     const from = (value, edge, length) => length / 2 + (value - edge - view.size / 2) * scale;
     places = found.x.map((x, i) => [from(x, view.x, width), from(found.y[i], view.y, height)]);
     places.forEach(([x, y], i) => {
-      const hit = query && matches(columns[found.set[i]], found.unit[i], query);
-      const aside = (query && !hit) || (chosenCluster !== null && found.cluster[i] !== chosenCluster);
+      const hit = query() && isHit(i);
+      const aside = (query() && !hit) || (chosenCluster !== null && found.cluster[i] !== chosenCluster);
       pen.globalAlpha = aside ? 0.15 : 0.85;
-      // Neighbouring clusters get hues far apart.
-      pen.fillStyle = found.cluster[i] < 0 ? "#8a8a8a" : `hsl(${(found.cluster[i] * 137) % 360} 65% 50%)`;
+      pen.fillStyle = hue(found.cluster[i]);
       const size = (hit ? 5 : 2.5) * (i === near ? 2 : 1);
       pen.beginPath();
       // The smaller dictionary's features are squares.
@@ -68,6 +73,12 @@ export async function mapView(contents) {
   }
 
   const list = (chosen) => members.replaceChildren(...chosen.map((i) => el("li", {}, el("a", { href: `#${name(i)}` }, words(i)))));
+  function look() {
+    const hits = query() ? found.unit.flatMap((_, i) => (isHit(i) ? [i] : [])) : [];
+    if (query()) said.textContent = `${show(hits.length)} of ${show(found.unit.length)} features found`;
+    list(hits.slice(0, LISTED));
+    draw();
+  }
   function zoom(number) {
     const chosen = found.cluster.flatMap((cluster, i) => (cluster === number ? [i] : []));
     const range = (values) => [Math.min(...values), Math.max(...values)];
@@ -79,18 +90,20 @@ export async function mapView(contents) {
     draw();
     canvas.scrollIntoView({ block: "nearest" });
   }
-  const all = () => { view = whole; chosenCluster = null; members.replaceChildren(); draw(); };
+  const all = () => { view = whole; chosenCluster = null; look(); };
 
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("click", (event) => { point(event); if (near >= 0) location.hash = name(near); });
   new ResizeObserver(draw).observe(canvas);
   const rows = found.clusters.map((cluster, i) => [
-    el("button", { type: "button", onclick: () => zoom(i) }, `#${i}`),
+    [el("span", { class: "sb-swatch", "aria-hidden": "true" }), el("button", { type: "button", onclick: () => zoom(i) }, `#${i}`)],
     show(cluster.n),
     cluster.label < 0 ? "no label fits" : `${contents.labels[cluster.label]} (${percent(cluster.share)})`,
     cluster.top.map((id) => token(contents.vocab[id])),
   ]);
+  rows.forEach(([[swatch]], i) => swatch.style.setProperty("background", hue(i)));
   return el("div", { class: "sb-mapview" },
+    el("h2", { tabindex: -1 }, "Map"),
     el("p", {}, `The directions of the features of ${found.sets.join(" and ")} that fire, laid out by UMAP: `
       + "only who lies near whom has a meaning. "
       + "Squares are features of the smaller dictionary. Clusters are HDBSCAN's, named by the label that most of their features fit best."),

@@ -3,12 +3,25 @@
 import { el } from "./dom.js";
 
 const KEY = "sae-book-ratings";
+const HELD = "This browser does not let the page keep anything; export the ratings before you leave, or they are lost.";
+let held = null; // all ratings, when the browser does not take them
 
-/** Ratings kept here; what is damaged or forbidden reads as none. */
-export function kept() {
+function stored() {
+  const text = localStorage.getItem(KEY) ?? "[]";
   try {
-    const found = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-    return Array.isArray(found) ? found : [];
+    const found = JSON.parse(text);
+    if (Array.isArray(found)) return found.filter((rating) => typeof rating?.unit === "string");
+  } catch { /* Damaged, which is dealt with below. */ }
+  // The next rating will take its place, and somebody may still be able to read it.
+  localStorage.setItem(`${KEY}-damaged`, text);
+  return [];
+}
+
+/** All ratings given in this browser. */
+function kept() {
+  if (held) return held;
+  try {
+    return stored();
   } catch {
     return [];
   }
@@ -17,16 +30,19 @@ export function kept() {
 function keep(ratings) {
   try {
     localStorage.setItem(KEY, JSON.stringify(ratings));
-    return true;
+    held = null;
   } catch {
-    return false;
+    held = ratings;
   }
 }
 
-/** The form for one unit; `done` is called with the number of ratings once one is kept. */
+/** The form for one unit; `done` is called once a rating is given. */
 export function form(contents, set, unit, blind, done) {
-  const old = kept().find((rating) => rating.unit === `${set.name}/${unit}` && rating.scale === contents.scale && rating.blind === blind);
-  const status = el("p", { role: "status" });
+  const name = `${set.name}/${unit}`;
+  // Of other runs the same number is another feature.
+  const isOfThis = (rating) => rating.unit === name && rating.runs === contents.runs && rating.blind === blind;
+  const old = kept().find(isOfThis);
+  const status = el("p", { role: "status" }, held ? HELD : "");
   const items = contents.rubric.map(([name, most, question]) => el("fieldset", {}, el("legend", {}, question),
     Array.from({ length: most + 1 }, (_, value) => el("label", {},
       el("input", { type: "radio", name, value, required: true, checked: old?.[name] === value }), ` ${value}`))));
@@ -34,16 +50,13 @@ export function form(contents, set, unit, blind, done) {
   const submit = (event) => {
     event.preventDefault();
     const given = new FormData(event.target);
-    const rating = { unit: `${set.name}/${unit}`, kind: set.kind, scale: contents.scale, blind, explanation: note.value };
+    const rating = { unit: name, kind: set.kind, scale: contents.scale, runs: contents.runs, blind, explanation: note.value };
     for (const [name] of contents.rubric) rating[name] = Number(given.get(name));
     rating.total = contents.rubric.reduce((sum, [name]) => sum + rating[name], 0);
-    const others = kept().filter((other) => !(other.unit === rating.unit && other.scale === rating.scale && other.blind === blind));
-    const stays = keep([...others, rating]);
+    keep([...kept().filter((other) => !isOfThis(other)), rating]);
     const most = contents.rubric.reduce((sum, [, mark]) => sum + mark, 0);
-    status.textContent = stays
-      ? `Kept: ${rating.total} of ${most}.`
-      : "This browser does not let the page keep anything; the rating is lost when you leave.";
-    if (stays) done?.(others.length + 1);
+    status.textContent = held ? HELD : `Kept: ${rating.total} of ${most}.`;
+    done?.();
   };
   return el("form", { class: "sb-rating", onsubmit: submit }, items,
     el("label", {}, "Your explanation ", note),
@@ -51,7 +64,7 @@ export function form(contents, set, unit, blind, done) {
 }
 
 /** A button that gives all ratings as a JSON file. */
-function exporter(contents) {
+export function exporter(contents) {
   const give = () => {
     const rubric = Object.fromEntries(contents.rubric);
     const content = { format: 1, tokens: contents.tokens, rubric, ratings: kept() };
@@ -76,7 +89,7 @@ function draws(seed) {
 /** The unit to be rated blind next: as often a feature as a neuron, in an order drawn once for all raters. */
 export function nextBlind(contents, pools) {
   const draw = draws(0);
-  const rated = new Set(kept().filter((rating) => rating.blind && rating.scale === contents.scale).map((rating) => rating.unit));
+  const rated = new Set(kept().filter((rating) => rating.blind && rating.runs === contents.runs).map((rating) => rating.unit));
   for (let turn = 0; turn < 100_000; turn++) {
     const { set, units } = pools[Math.floor(draw() * pools.length)];
     const unit = units[Math.floor(draw() * units.length)];

@@ -24,14 +24,14 @@ export function piece(text, share) {
   return node;
 }
 
-/** Left and right go through the pieces of a text, instead of to the next card. */
+/** Left and right go through the pieces of a text, not to the next card; `tell` hears which piece, and whether it was only pointed at. */
 export function walk(node, pieces, tell, start = 0) {
   let at = start;
   const go = (to) => {
     pieces[at].classList.remove("sb-at");
     at = Math.max(0, Math.min(pieces.length - 1, to));
     pieces[at].classList.add("sb-at");
-    tell(at);
+    tell(at, false);
   };
   node.addEventListener("focus", () => go(at));
   node.addEventListener("blur", () => pieces[at].classList.remove("sb-at"));
@@ -42,12 +42,12 @@ export function walk(node, pieces, tell, start = 0) {
     event.stopPropagation();
     go(at + step);
   });
-  const point = ({ target }) => {
+  const under = ({ target }, then) => {
     const i = pieces.indexOf(target.closest(".sb-piece"));
-    if (i >= 0) tell(i);
+    if (i >= 0) then(i);
   };
-  node.addEventListener("pointerover", point);
-  node.addEventListener("click", point);
+  node.addEventListener("pointerover", (event) => under(event, (i) => tell(i, true)));
+  node.addEventListener("click", (event) => under(event, go));
 }
 
 /** One example of a card. */
@@ -65,7 +65,9 @@ export function strip([ids, acts, effects, centre], vocab, maximum, strongest, t
   });
   const text = ids.map((id) => vocab[id]).join("");
   const spoken = `${text}; in the middle ${said[centre]}`;
-  const node = el("li", { class: "sb-strip", tabindex: 0, role: "group", dir: "auto", "aria-label": spoken }, pieces);
+  // In an application a screen reader leaves the arrow keys to the page, and reads out what they lead to.
+  const node = el("div", { class: "sb-strip", tabindex: 0, role: "application", dir: "auto",
+    "aria-roledescription": "text, arrow keys move by token", "aria-label": spoken }, pieces);
   walk(node, pieces, (i) => tell(said[i]), centre);
-  return node;
+  return el("li", {}, node);
 }
