@@ -142,7 +142,7 @@ def write_atlas(
         folder: where; what stands there gives way once the new one is whole.
         lab: gives models, dictionaries and tokenizer.
         sizes: how much to look at and to show.
-        text: labelled text that examples are taken from; None means pocket text on which nothing was trained.
+        text: labelled text that examples are taken from; None means the lab's `truth` side of the pocket corpus.
         passages: texts of the text view; None chooses some of every stratum of the pocket corpus.
         judge: explains the units that fire often, and predicts them from what it said; None leaves that out.
         progress: show bars.

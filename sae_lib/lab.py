@@ -126,7 +126,7 @@ class Lab:
 
     @cached_property
     def truth(self) -> "text.LabelledText":
-        """Pocket text on which nothing is trained, cut by this run's tokenizer, with the truth about every token."""
+        """Pocket text whose generated documents nothing is trained on, cut by this run's tokenizer, with the truth about every token."""
         return text.labelled_text(self.tokenizer, TRUTH_TOKENS, self.scale.n_ctx, self.seed)
 
     @cached_property

@@ -13,7 +13,7 @@ from sae_lib.corpus.pocket import STRATA, anthology, pocket_documents, pocket_la
 from sae_lib.errors import BookError
 
 TRUTH_SPLIT = "truth"
-"""The documents on which features are scored; nothing is trained on them."""
+"""The documents on which features are scored; nothing is trained on them but passages of the anthology, which "train" draws from too."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def labelled_text(
         n_ctx: tokens a context.
         seed: of the documents.
         weights: share of each stratum; None means `STRATA`.
-        split: which documents; those of "truth" are nobody's training text.
+        split: which documents; what is generated of "truth" is nobody's training text.
 
     Raises:
         BookError: less than one context was asked for.
