@@ -310,12 +310,12 @@ def _places(
     turns = [place for turn in zip_longest(*pools) for place in turn if place is not None][: plan.same_token]
     same = np.unravel_index(np.array(turns, dtype=np.int64), ids.shape)
     missing = np.full(plan.same_token - len(turns), -1)
+    groups = [np.vstack([of_intervals, of_bottom]) for of_intervals, of_bottom in zip(drawn[:2], bottom[:2], strict=True)]
+    # The examples of an interval stand strongest first, so the first of them are no fair sample of it.
+    lots = np.where(groups[0] < 0, 2, rng.random(groups[0].shape)).argsort(1)[:, : plan.each]
     parts = [
-        (axis[0][: plan.top], axis[1][:, : plan.each].ravel(), axis[2][: plan.each], axis[3], axis[4], missing)
-        for axis in (
-            (top.context, drawn.context, bottom.context, anywhere[0], same[0]),
-            (top.pos, drawn.pos, bottom.pos, anywhere[1], same[1]),
-        )
+        (axis[0][: plan.top], np.take_along_axis(axis[1], np.sort(lots, 1), 1).ravel(), axis[2], axis[3], missing)
+        for axis in ((top.context, groups[0], anywhere[0], same[0]), (top.pos, groups[1], anywhere[1], same[1]))
     ]
     return np.concatenate(parts[0]), np.concatenate(parts[1])
 

@@ -129,6 +129,30 @@ def test_draws_of_a_unit_do_not_depend_on_the_others(wide, sae, ids, table):
     assert alone.candidates == together[-1].candidates
 
 
+def test_examples_of_an_interval_are_drawn_and_not_its_strongest(wide, sae, ids, table):
+    units = interpret.sample_units(wide, sae, ids, n=20)
+    found = evidence.gather(wide, sae, ids[200:], 20, 5, k=1, chosen=units.tolist())
+    order = np.argsort(ids[200:].numpy(), axis=None, kind="stable")
+    starts = np.searchsorted(ids[200:].numpy().ravel()[order], np.arange(len(table) + 1))
+    ranks = Counter()
+    for row in range(len(units)):
+        for seed in range(10):
+            context, pos = interpret._places(found, row, PREDICT, ids[200:].numpy(), order, starts, seed)
+            for group in range(12):
+                there = (found.intervals if group < 11 else found.bottom).of(row)
+                of_group = (
+                    list(zip(there.context[group], there.pos[group], strict=True)) if group < 11 else list(zip(*there[:2], strict=True))
+                )
+                two = list(zip(context, pos, strict=True))[6 + 2 * group : 8 + 2 * group]
+                n = sum(place[0] >= 0 for place in of_group)
+                assert len(set(two) - {(-1, -1)}) == min(n, 2)
+                assert set(two) <= set(of_group) | {(-1, -1)}
+                if n == 5:
+                    ranks.update(of_group.index(place) for place in two)
+    shares = np.array([ranks[rank] for rank in range(5)]) / ranks.total()
+    assert np.allclose(shares, 0.2, atol=0.03)
+
+
 def test_what_cannot_be_prepared(wide, model, sae, ids, table):
     with pytest.raises(BookError, match="one context cannot be halved"):
         interpret.prepare(wide, sae, ids[:1], [0], table, COUNTS)
