@@ -581,7 +581,7 @@ _LEDGER = (
         39,
         "D",
         "Explanations predict logit effects better for features",
-        "74% against 58%; shuffled 50%",
+        "means 74% against 58%; shuffled 50%, a median",
         f"{_TM}, automated interpretability, logit weights",
         "a local judge or a documented proxy, half likely and half random tokens",
         "features at least 8 points above neurons, shuffled within 5 points of 50%",
