@@ -609,7 +609,8 @@ _LEDGER = (
         f"{_TM}, how interpretable the typical feature is",
         "judge or proxy for each interval",
         "score falls from top to bottom for most features",
-        # A feature's score falls if its rank correlation with the interval is at least one half (`interpret.falls`).
+        # A feature's score falls if its rank correlation with the interval is at least one half, over eight intervals or more
+        # (`interpret.falls`).
         holds=(Band("falling - not_falling", ABOVE_ZERO),),
         partly=(Band("score_top - score_bottom", ABOVE_ZERO),),
         testable=(Band("judged", 20),),

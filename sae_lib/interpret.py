@@ -510,14 +510,15 @@ def _exceeds(values: Sequence[float], others: Sequence[float]) -> float:
 # What the scores say
 
 
-def falls(scores: pd.DataFrame, least: float = 0.5, n_intervals: int = 5) -> pd.Series:
+def falls(scores: pd.DataFrame, least: float = 0.5, n_intervals: int = 8) -> pd.Series:
     """Whether a unit's score falls from its top interval to its bottom one.
 
         spearman(number of the interval, score of the interval) >= 1/2
 
     Args:
         scores: what `score` returned.
-        least: rank correlation asked for; eleven scores without any order reach a half once in seventeen times.
+        least: rank correlation asked for; scores without any order reach a half once in seventeen times if they are eleven,
+            once in nine if they are eight, and once in four or five if they are five.
         n_intervals: scored intervals that a unit needs; one with fewer is left out.
 
     Returns:

@@ -290,10 +290,11 @@ def frame(rows) -> pd.DataFrame:
 def test_scores_that_fall():
     rising, falling = np.linspace(0.5, 1, 11), np.linspace(1, 0.5, 11)
     mixed, flat, few = rising[[5, 0, 9, 3, 7, 1, 10, 2, 8, 4, 6]], np.full(11, 0.7), np.where(np.arange(11) < 4, rising, np.nan)
-    gaps = np.where(np.arange(11) % 2, np.nan, rising)
-    # From the top down a rising row of intervals falls.
-    found = interpret.falls(frame([rising, falling, mixed, flat, few, gaps]))
+    gaps, seven = np.where(np.arange(11) % 4 == 1, np.nan, rising), np.where(np.arange(11) < 7, rising, np.nan)
+    # From the top down a rising row of intervals falls; seven intervals are too few to tell.
+    found = interpret.falls(frame([rising, falling, mixed, flat, few, gaps, seven]))
     assert found.to_dict() == {0: True, 1: False, 2: False, 3: False, 5: True}
+    assert interpret.falls(frame([seven]), n_intervals=7).to_dict() == {0: True}
 
 
 def test_difference_of_means():
