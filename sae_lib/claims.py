@@ -441,8 +441,9 @@ _LEDGER = (
         "25% of barely active tokens, 98% above activation 5",
         f"{_TM}, Arabic script feature",
         "share in the script for each of 11 equal intervals of activation",
-        "not below the interval beneath it in at least 8 of 11 intervals (the lowest counts)",
-        holds=(Band("rising_intervals", 8, 11),),
+        "not below the interval beneath it in at least 8 of 11 intervals (the lowest counts), and the top above the bottom",
+        # An interval that equals the one beneath counts as rising, and so would all of a flat profile.
+        holds=(Band("rising_intervals", 8, 11), Band("share_top - share_bottom", ABOVE_ZERO)),
         partly=(Band("share_top - share_bottom", ABOVE_ZERO),),
         numbers={"share_bottom": 0.25, "share_top": 0.98},
     ),

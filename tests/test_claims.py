@@ -151,6 +151,7 @@ def test_wrong_direction_fails():
     assert verdict(17, CASES[17][0] | {"recovered_a0": 0.8}).word == "fails"
     assert verdict(24, {"gain": 0.001, "standard_error": 0.002}).word == "fails"
     assert verdict(24, {"gain": -0.001, "standard_error": -0.002}).word == "fails"
+    assert verdict(27, {"rising_intervals": 11, "share_top": 1.0, "share_bottom": 1.0}).word == "fails"
     assert verdict(45, {"features_with_two_parents": 0}).word == "fails"
 
 
