@@ -169,6 +169,13 @@ def test_condition_of_the_test_comes_before_its_numbers():
     assert "dna share at least 1e-05" in reason
 
 
+@pytest.mark.parametrize("feature_pearson", [0.0, 0.1])
+def test_a_feature_that_does_not_find_its_script_is_not_held_against_a_neuron(feature_pearson):
+    word, reason = verdict(34, {"neuron_pearson": 0.01, "feature_pearson": feature_pearson})
+    assert word == "not testable here"
+    assert "feature pearson at least 0.25" in reason
+
+
 def test_unmeasured_claim_is_not_testable():
     assert verdict(52, {}).word == "not testable here"
 
