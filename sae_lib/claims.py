@@ -478,10 +478,12 @@ _LEDGER = (
         "One feature fires on base64, with a weaker correlation",
         "0.38",
         f"{_TM}, base64 feature",
-        "Pearson correlation with the proxy; companion features and the confusion with hexadecimal text",
-        "between 0.2 and 0.7, with at least one companion feature or the confusion with hexadecimal text",
-        holds=(Band("pearson", 0.2, 0.7), Band("companions", 1)),
-        partly=(Band("pearson", 0.2),),
+        "Pearson correlation with the proxy; features of base64 runs beside the most sensitive one (companions); share of the "
+        "hexadecimal tokens that the proxy takes for base64 and the feature does not (confusion)",
+        "between 0.2 and 0.7, with at least one companion feature or a confusion with hexadecimal text of at least one half",
+        # `explanations` counts which of the two are there: companions, and the confusion.
+        holds=(Band("pearson", 0.2, 0.7), Band("explanations", 1)),
+        partly=(Band("pearson", 0.2, 0.7),),
         numbers={"base64": 0.38},
     ),
     Claim(

@@ -71,7 +71,7 @@ CASES = {
     27: ({"rising_intervals": 9, "share_top": 0.9, "share_bottom": 0.2}, {"rising_intervals": 6, "share_top": 0.9, "share_bottom": 0.2}),
     28: ({"pearson": 0.7}, {"pearson": 0.3}),
     29: ({"pearson": 0.7, "dna_share": 0.003}, {"pearson": 0.3, "dna_share": 0.003}),
-    30: ({"pearson": 0.4, "companions": 1}, {"pearson": 0.9, "companions": 0}),
+    30: ({"pearson": 0.4, "explanations": 1}, {"pearson": 0.4, "explanations": 0}),
     31: ({"in_class_top": 0.2, "in_class_base": 0.01}, {"in_class_top": 0.02, "in_class_base": 0.01}),
     32: ({"in_class_loss": 0.2, "ratio": 9, "growth": 0.9}, {"in_class_loss": 0.2, "ratio": 3, "growth": 0.9}),
     33: (
@@ -152,6 +152,7 @@ def test_wrong_direction_fails():
     assert verdict(24, {"gain": 0.001, "standard_error": 0.002}).word == "fails"
     assert verdict(24, {"gain": -0.001, "standard_error": -0.002}).word == "fails"
     assert verdict(27, {"rising_intervals": 11, "share_top": 1.0, "share_bottom": 1.0}).word == "fails"
+    assert verdict(30, {"pearson": 0.9, "explanations": 2}).word == "fails"
     assert verdict(45, {"features_with_two_parents": 0}).word == "fails"
 
 
