@@ -465,7 +465,8 @@ _LEDGER = (
         "One feature fires on DNA",
         "0.80",
         f"{_TM}, DNA feature",
-        "Pearson correlation with the binarised proxy, no DNA planted in the training text",
+        "Pearson correlation with the binarised proxy on real text; of the DNA that the released weights were trained on, one "
+        "token in sixteen is generated (departure D9)",
         "above 0.5 where DNA makes up more than 1e-5 of the tokens",
         holds=(Band("pearson", 0.5),),
         partly=(Band("pearson", 0.25),),
