@@ -480,7 +480,8 @@ _LEDGER = (
         "0.38",
         f"{_TM}, base64 feature",
         "Pearson correlation with the proxy; features of base64 runs beside the most sensitive one (companions); share of the "
-        "hexadecimal tokens that the proxy takes for base64 and the feature does not (confusion)",
+        "hexadecimal tokens that the proxy takes for base64 and the feature leaves alone, less the share of base64 runs that it "
+        "leaves alone (confusion)",
         "between 0.2 and 0.7, with at least one companion feature or a confusion with hexadecimal text of at least one half",
         # `explanations` counts which of the two are there: companions, and the confusion.
         holds=(Band("pearson", 0.2, 0.7), Band("explanations", 1)),
