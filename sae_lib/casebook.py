@@ -115,25 +115,32 @@ def twin(
 ) -> Twin:
     """The feature of another model's dictionary that fires most like the study's, over identical tokens.
 
+    As in `features.case_studies`, it is chosen on the first half of the contexts and measured on the second.
+
     Args:
         model: the model whose MLP activations the dictionary reads.
         sae: the dictionary.
         other_model: the other model, with the same tokenizer.
         other_sae: its dictionary.
-        tokens: the tokens that the study is measured on.
+        tokens: both halves, of which the study is measured on the second.
         study: the feature.
 
     Raises:
-        BookError: nothing in the other model varies on these tokens.
+        BookError: nothing in the other model varies on these tokens, or the study was measured on others.
 
     Source: Bricken et al. 2023, "Universality" (B/1/1334 beside A/1/3450: 0.91).
     """
-    table = features.correlations(other_model, other_sae, tokens, {"ours": study.acts})
-    match, _ = features.best(table, "ours", "feature")
-    neuron, neuron_activation = features.best(table, "ours", "neuron")
+    half = len(tokens) // 2
+    if study.acts.shape != tuple(tokens[half:].shape):
+        raise BookError(f"the study is about {study.acts.shape} tokens and {tuple(tokens.shape)} were given; give both halves")
+    ours = features.activations_of(model, sae, tokens[:half], [study.feature])[..., 0]
+    table = features.correlations(other_model, other_sae, tokens[:half], {"ours": ours})
+    (match, _), (neuron, _) = (features.best(table, "ours", kind) for kind in ("feature", "neuron"))
     pair = np.array([[study.feature, match]])
-    found = universality.pair_similarities(model, sae, other_model, other_sae, pair, tokens).iloc[0]
-    return Twin(match, *(float(found[name]) for name in ("activation", "logit", "attribution")), neuron, neuron_activation)
+    found = universality.pair_similarities(model, sae, other_model, other_sae, pair, tokens[half:]).iloc[0]
+    of_neuron = features.neuron_activations(other_model, tokens[half:], [neuron])[..., 0]
+    likeness = features.pearson_interval(of_neuron, study.acts, study.document)[0]
+    return Twin(match, *(float(found[name]) for name in ("activation", "logit", "attribution")), neuron, likeness)
 
 
 def examples_of_neurons(

@@ -441,8 +441,9 @@ _LEDGER = (
         "25% of barely active tokens, 98% above activation 5",
         f"{_TM}, Arabic script feature",
         "share in the script for each of 11 equal intervals of activation",
-        "not below the interval beneath it in at least 8 of 11 intervals (the lowest counts)",
-        holds=(Band("rising_intervals", 8, 11),),
+        "not below the interval beneath it in at least 8 of 11 intervals (the lowest counts), and the top above the bottom",
+        # An interval that equals the one beneath counts as rising, and so would all of a flat profile.
+        holds=(Band("rising_intervals", 8, 11), Band("share_top - share_bottom", ABOVE_ZERO)),
         partly=(Band("share_top - share_bottom", ABOVE_ZERO),),
         numbers={"share_bottom": 0.25, "share_top": 0.98},
     ),
@@ -464,7 +465,8 @@ _LEDGER = (
         "One feature fires on DNA",
         "0.80",
         f"{_TM}, DNA feature",
-        "Pearson correlation with the binarised proxy, no DNA planted in the training text",
+        "Pearson correlation with the binarised proxy on real text; of the DNA that the released weights were trained on, one "
+        "token in sixteen is generated (departure D9)",
         "above 0.5 where DNA makes up more than 1e-5 of the tokens",
         holds=(Band("pearson", 0.5),),
         partly=(Band("pearson", 0.25),),
@@ -477,10 +479,13 @@ _LEDGER = (
         "One feature fires on base64, with a weaker correlation",
         "0.38",
         f"{_TM}, base64 feature",
-        "Pearson correlation with the proxy; companion features and the confusion with hexadecimal text",
-        "between 0.2 and 0.7, with at least one companion feature or the confusion with hexadecimal text",
-        holds=(Band("pearson", 0.2, 0.7), Band("companions", 1)),
-        partly=(Band("pearson", 0.2),),
+        "Pearson correlation with the proxy; features of base64 runs beside the most sensitive one (companions); share of the "
+        "hexadecimal tokens that the proxy takes for base64 and the feature leaves alone, less the share of base64 runs that it "
+        "leaves alone (confusion)",
+        "between 0.2 and 0.7, with at least one companion feature or a confusion with hexadecimal text of at least one half",
+        # `explanations` counts which of the two are there: companions, and the confusion.
+        holds=(Band("pearson", 0.2, 0.7), Band("explanations", 1)),
+        partly=(Band("pearson", 0.2, 0.7),),
         numbers={"base64": 0.38},
     ),
     Claim(
@@ -524,9 +529,10 @@ _LEDGER = (
         "best neuron 0.10 to 0.18 (Hebrew, base64)",
         f"{_TM}, Arabic, base64 and Hebrew features",
         "Pearson correlation of the best neuron with the same proxy",
-        "the best neuron has under half the feature's correlation",
+        "the best neuron has under half the feature's correlation, where that is at least 0.25",
         holds=(Band("neuron_pearson / feature_pearson", None, 0.5),),
         partly=(Band("feature_pearson - neuron_pearson", ABOVE_ZERO),),
+        testable=(Band("feature_pearson", 0.25),),
         numbers={"base64": 0.18, "hebrew": 0.10},
     ),
     Claim(
@@ -581,7 +587,7 @@ _LEDGER = (
         39,
         "D",
         "Explanations predict logit effects better for features",
-        "74% against 58%; shuffled 50%",
+        "means 74% against 58%; shuffled 50%, a median",
         f"{_TM}, automated interpretability, logit weights",
         "a local judge or a documented proxy, half likely and half random tokens",
         "features at least 8 points above neurons, shuffled within 5 points of 50%",
@@ -609,7 +615,8 @@ _LEDGER = (
         f"{_TM}, how interpretable the typical feature is",
         "judge or proxy for each interval",
         "score falls from top to bottom for most features",
-        # A feature's score falls if its rank correlation with the interval is at least one half (`interpret.falls`).
+        # A feature's score falls if its rank correlation with the interval is at least one half, over eight intervals or more
+        # (`interpret.falls`).
         holds=(Band("falling - not_falling", ABOVE_ZERO),),
         partly=(Band("score_top - score_bottom", ABOVE_ZERO),),
         testable=(Band("judged", 20),),

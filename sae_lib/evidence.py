@@ -388,15 +388,20 @@ def at_places(
 ) -> Iterator[tuple[Int64[np.ndarray, " some"], Float[Tensor, "some d_model"], Float[Tensor, "some d_mlp"]]]:
     """The model at places, some at a time: which they are, the residual stream before the MLP, and the MLP activations.
 
-    Only contexts that hold a place are read, and each about once.
+    Only contexts that hold a place are read, each once, and as few together as in `gather`: places may lie in thousands.
     """
+    if not len(context):
+        return
     order = np.argsort(context, kind="stable")
-    for start in range(0, len(order), _PLACES):
-        which = order[start : start + _PLACES]
-        needed, row = np.unique(context[which], return_inverse=True)
-        resid_mid, x = model.begin(tokens[torch.from_numpy(needed)].to(model.device))
-        at = torch.from_numpy(row).to(x.device), torch.from_numpy(pos[which]).to(x.device)
-        yield which, resid_mid[at], x[at]
+    needed, row = np.unique(context[order], return_inverse=True)
+    read = tokens[torch.from_numpy(needed)]
+    for rows in context_batches(read, 8 * model.W_out.shape[0]):
+        resid_mid, x = model.begin(read[rows].to(model.device))
+        first, last = np.searchsorted(row, [rows.start, rows.stop])
+        for start in range(first, last, _PLACES):
+            some = slice(start, min(start + _PLACES, last))
+            at = torch.from_numpy(row[some] - rows.start).to(x.device), torch.from_numpy(pos[order[some]]).to(x.device)
+            yield order[some], resid_mid[at], x[at]
 
 
 def check_places(tokens: Int[Tensor, "context pos"], context: Int[np.ndarray, "*place"], pos: Int[np.ndarray, "*place"]) -> None:

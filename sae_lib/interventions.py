@@ -31,6 +31,8 @@ from sae_lib.metrics import check_fits
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import KeyValueCache, OneLayerTransformer
 
+STRONG = 1 / 3
+"""Share of a feature's maximum above which it does not barely fire."""
 _WEIGHTS = 2**22
 """Logit weights that are held at once, in elements."""
 
@@ -47,8 +49,12 @@ class Ablation(NamedTuple):
     """The same of all other next tokens."""
     ratio: float
     """-in_class / |other|: how much more of its likelihood a token of the class loses than another gains or loses."""
+    ratio_strong: float
+    """The same over the places where the activation exceeds `STRONG` of its maximum."""
+    other_size: float
+    """Mean size of the change of those other tokens, in nats: gains and losses do not cancel as they do in `other`."""
     low: float
-    """Lower end of the ratio's 95% interval, by bootstrap over documents."""
+    """Lower end of the 95% interval of `ratio`, by bootstrap over documents."""
     high: float
     """Its upper end."""
 
@@ -239,8 +245,10 @@ def ablation_by_class(
     low, high = bootstrap.interval(_ratio, bootstrap.sums(document, columns), seed=seed) if len(acts) else (np.nan, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         inside, count, other, n_other = columns.sum(0)
-        ratio = float(_ratio(columns.sum(0, keepdims=True))[0])
-        return Ablation(table, float(inside / count), float(other / n_other), ratio, low, high)
+        strong = columns[acts > STRONG * acts.max(initial=0)]
+        ratio, ratio_strong = (float(_ratio(part.sum(0, keepdims=True))[0]) for part in (columns, strong))
+        size = float(np.abs(effects[~follows]).sum() / n_other)
+        return Ablation(table, float(inside / count), float(other / n_other), ratio, ratio_strong, size, low, high)
 
 
 @torch.inference_mode()

@@ -113,25 +113,28 @@ def show(number: int, card: Card) -> Any:
 
 
 def kept_at(scale_name: str) -> Path:
-    """Where the ratings of a scale are kept."""
-    return storage.project_root() / "results" / scale_name / "ratings.json"
+    """The folder in which the ratings of a scale are kept."""
+    return storage.project_root() / "results" / scale_name
 
 
 class Ratings:
     """Ratings of some cards, written at once and found again.
 
+    The file is named by the cards' units and intervals, so that those of another text have a file of their own.
+
     Args:
         cards: what `draw_cards` gave.
-        path: JSON file; one that is there is gone on with.
+        folder: where the file is; one that is there is gone on with.
         of: what decides the cards' units, such as a fingerprint of the dictionary.
 
     Raises:
         BookError: the file is damaged, or its ratings are of other cards.
     """
 
-    def __init__(self, cards: Sequence[Card], path: Path, of: str = "") -> None:
-        self.cards, self.path = list(cards), Path(path)
+    def __init__(self, cards: Sequence[Card], folder: Path, of: str = "") -> None:
+        self.cards = list(cards)
         self._sample = {"of": of, "cards": [card.hidden for card in self.cards]}
+        self.path = Path(folder) / f"ratings-{storage.fingerprint(self._sample)}.json"
         self.given: dict[int, dict[str, int]] = {}
         if self.path.is_file():
             self._load()
@@ -194,7 +197,7 @@ class Ratings:
     def _load(self) -> None:
         found = storage.read_json(self.path, "Restore it from the repository, or move it away to begin anew")
         if not isinstance(found, dict) or found.get("sample") != self._sample:
-            raise BookError(f"{self.path} holds ratings of other cards; move it away to begin anew, or go back to the run that it is of")
+            raise BookError(f"{self.path} holds ratings of other cards; restore it from the repository, or move it away to begin anew")
         try:
             self.given = {int(number): self._checked(int(number), marks) for number, marks in found["ratings"].items()}
         except (LookupError, TypeError, ValueError, AttributeError) as error:

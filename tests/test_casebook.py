@@ -73,14 +73,19 @@ def test_companions_equal_numpy(model, sae, tokens, study):
 
 
 def test_the_twin_of_a_model_in_itself_is_the_feature(model, sae, tokens, study):
-    exact = study._replace(acts=features.activations_of(model, sae, tokens, [11])[..., 0])
+    acts = features.activations_of(model, sae, tokens, [11])[..., 0]
+    exact = study._replace(acts=acts[50:], document=study.document[50:])
     found = casebook.twin(model, sae, model, sae, tokens, exact)
     assert found.feature == 11
     assert found[1:4] == pytest.approx((1, 1, 1), abs=1e-4)
-    x = model.begin(tokens)[1].flatten(0, 1).numpy()
-    by_neuron = {unit: np.corrcoef(x[:, unit], exact.acts.ravel())[0, 1] for unit in range(12) if x[:, unit].std() > 0}
+    # Chosen on the first half, measured on the second.
+    x = model.begin(tokens)[1].numpy()
+    by_neuron = {unit: np.corrcoef(x[:50, :, unit].ravel(), acts[:50].ravel())[0, 1] for unit in range(12) if x[:50, :, unit].std() > 0}
     assert found.neuron == max(by_neuron, key=by_neuron.get)
-    assert found.neuron_activation == pytest.approx(max(by_neuron.values()), abs=1e-4)
+    assert found.neuron_activation == pytest.approx(np.corrcoef(x[50:, :, found.neuron].ravel(), acts[50:].ravel())[0, 1], abs=1e-4)
+    assert found.neuron_activation != pytest.approx(by_neuron[found.neuron], abs=1e-3)
+    with pytest.raises(BookError, match="give both halves"):
+        casebook.twin(model, sae, model, sae, tokens[50:], exact)
 
 
 def test_examples_of_neurons_by_their_strongest_token(model, tokens, study):

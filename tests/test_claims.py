@@ -71,7 +71,7 @@ CASES = {
     27: ({"rising_intervals": 9, "share_top": 0.9, "share_bottom": 0.2}, {"rising_intervals": 6, "share_top": 0.9, "share_bottom": 0.2}),
     28: ({"pearson": 0.7}, {"pearson": 0.3}),
     29: ({"pearson": 0.7, "dna_share": 0.003}, {"pearson": 0.3, "dna_share": 0.003}),
-    30: ({"pearson": 0.4, "companions": 1}, {"pearson": 0.9, "companions": 0}),
+    30: ({"pearson": 0.4, "explanations": 1}, {"pearson": 0.4, "explanations": 0}),
     31: ({"in_class_top": 0.2, "in_class_base": 0.01}, {"in_class_top": 0.02, "in_class_base": 0.01}),
     32: ({"in_class_loss": 0.2, "ratio": 9, "growth": 0.9}, {"in_class_loss": 0.2, "ratio": 3, "growth": 0.9}),
     33: (
@@ -151,6 +151,8 @@ def test_wrong_direction_fails():
     assert verdict(17, CASES[17][0] | {"recovered_a0": 0.8}).word == "fails"
     assert verdict(24, {"gain": 0.001, "standard_error": 0.002}).word == "fails"
     assert verdict(24, {"gain": -0.001, "standard_error": -0.002}).word == "fails"
+    assert verdict(27, {"rising_intervals": 11, "share_top": 1.0, "share_bottom": 1.0}).word == "fails"
+    assert verdict(30, {"pearson": 0.9, "explanations": 2}).word == "fails"
     assert verdict(45, {"features_with_two_parents": 0}).word == "fails"
 
 
@@ -166,6 +168,13 @@ def test_condition_of_the_test_comes_before_its_numbers():
     word, reason = verdict(29, {"pearson": math.nan, "dna_share": 1e-6})
     assert word == "not testable here"
     assert "dna share at least 1e-05" in reason
+
+
+@pytest.mark.parametrize("feature_pearson", [0.0, 0.1])
+def test_a_feature_that_does_not_find_its_script_is_not_held_against_a_neuron(feature_pearson):
+    word, reason = verdict(34, {"neuron_pearson": 0.01, "feature_pearson": feature_pearson})
+    assert word == "not testable here"
+    assert "feature pearson at least 0.25" in reason
 
 
 def test_unmeasured_claim_is_not_testable():

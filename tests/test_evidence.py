@@ -234,6 +234,23 @@ def test_windows_show_the_tokens_around(model, sae, tokens):
     assert np.allclose(evidence.windows(model, None, tokens, [4], neurons.top).act[..., 4], neurons.top.act, atol=1e-6)
 
 
+def test_places_in_many_contexts_are_read_few_at_a_time(model, sae, tokens, monkeypatch):
+    rng = np.random.default_rng(0)
+    unit, context, pos = rng.integers(0, 30, 500), rng.integers(0, N_CONTEXTS, 500), rng.integers(0, N_POS, 500)
+    whole = dense(model, sae, tokens)[1].reshape(N_CONTEXTS, N_POS, -1)
+    monkeypatch.setattr("sae_lib.metrics._BATCH_ELEMENTS", 96 * N_POS * 7)
+    monkeypatch.setattr("sae_lib.evidence._PLACES", 20)
+    begin, read = model.begin, []
+    monkeypatch.setattr(model, "begin", lambda rows: read.append(len(rows)) or begin(rows))
+    assert np.allclose(evidence.acts_at(model, sae, tokens, unit, context, pos), whole[context, pos, unit], atol=1e-6)
+    assert max(read) == 7
+    assert sum(read) == len(np.unique(context))
+    sizes = [len(which) for which, _, _ in evidence.at_places(model, tokens, context, pos)]
+    assert max(sizes) == 20
+    assert sum(sizes) == 500
+    assert evidence.acts_at(model, sae, tokens, *[np.empty(0, int)] * 3).shape == (0,)
+
+
 def test_strips_are_those_of_top_examples(model, sae, tokens, table):
     acts = features.activations_of(model, sae, tokens, [11, 7])
     found = evidence.gather(model, sae, tokens, n_top=8)

@@ -129,6 +129,30 @@ def test_draws_of_a_unit_do_not_depend_on_the_others(wide, sae, ids, table):
     assert alone.candidates == together[-1].candidates
 
 
+def test_examples_of_an_interval_are_drawn_and_not_its_strongest(wide, sae, ids, table):
+    units = interpret.sample_units(wide, sae, ids, n=20)
+    found = evidence.gather(wide, sae, ids[200:], 20, 5, k=1, chosen=units.tolist())
+    order = np.argsort(ids[200:].numpy(), axis=None, kind="stable")
+    starts = np.searchsorted(ids[200:].numpy().ravel()[order], np.arange(len(table) + 1))
+    ranks = Counter()
+    for row in range(len(units)):
+        for seed in range(10):
+            context, pos = interpret._places(found, row, PREDICT, ids[200:].numpy(), order, starts, seed)
+            for group in range(12):
+                there = (found.intervals if group < 11 else found.bottom).of(row)
+                of_group = (
+                    list(zip(there.context[group], there.pos[group], strict=True)) if group < 11 else list(zip(*there[:2], strict=True))
+                )
+                two = list(zip(context, pos, strict=True))[6 + 2 * group : 8 + 2 * group]
+                n = sum(place[0] >= 0 for place in of_group)
+                assert len(set(two) - {(-1, -1)}) == min(n, 2)
+                assert set(two) <= set(of_group) | {(-1, -1)}
+                if n == 5:
+                    ranks.update(of_group.index(place) for place in two)
+    shares = np.array([ranks[rank] for rank in range(5)]) / ranks.total()
+    assert np.allclose(shares, 0.2, atol=0.03)
+
+
 def test_what_cannot_be_prepared(wide, model, sae, ids, table):
     with pytest.raises(BookError, match="one context cannot be halved"):
         interpret.prepare(wide, sae, ids[:1], [0], table, COUNTS)
@@ -266,10 +290,11 @@ def frame(rows) -> pd.DataFrame:
 def test_scores_that_fall():
     rising, falling = np.linspace(0.5, 1, 11), np.linspace(1, 0.5, 11)
     mixed, flat, few = rising[[5, 0, 9, 3, 7, 1, 10, 2, 8, 4, 6]], np.full(11, 0.7), np.where(np.arange(11) < 4, rising, np.nan)
-    gaps = np.where(np.arange(11) % 2, np.nan, rising)
-    # From the top down a rising row of intervals falls.
-    found = interpret.falls(frame([rising, falling, mixed, flat, few, gaps]))
+    gaps, seven = np.where(np.arange(11) % 4 == 1, np.nan, rising), np.where(np.arange(11) < 7, rising, np.nan)
+    # From the top down a rising row of intervals falls; seven intervals are too few to tell.
+    found = interpret.falls(frame([rising, falling, mixed, flat, few, gaps, seven]))
     assert found.to_dict() == {0: True, 1: False, 2: False, 3: False, 5: True}
+    assert interpret.falls(frame([seven]), n_intervals=7).to_dict() == {0: True}
 
 
 def test_difference_of_means():

@@ -160,6 +160,12 @@ def test_ablation_by_class_by_hand(model, sae, tokens):
     assert found.other == pytest.approx(np.mean(means[False]), rel=1e-5)
     assert found.ratio == pytest.approx(-np.mean(means[True]) / abs(np.mean(means[False])), rel=1e-5)
     assert found.low < found.ratio < found.high
+    strong = acts[:, :-1] > highest / 3
+    changes, member = effects[:, :-1], in_class[:, 1:]
+    by_hand = -changes[strong & member].mean() / abs(changes[strong & ~member].mean())
+    assert found.ratio_strong == pytest.approx(by_hand, rel=1e-5)
+    assert found.ratio_strong != pytest.approx(found.ratio, rel=1e-2)
+    assert found.other_size == pytest.approx(np.mean(np.abs(means[False])), rel=1e-5)
 
 
 def test_ablation_by_class_of_a_dead_feature_is_nan(model, sae, tokens):
@@ -167,7 +173,7 @@ def test_ablation_by_class_of_a_dead_feature_is_nan(model, sae, tokens):
     found = interventions.ablation_by_class(model, sae, tokens, 7, np.ones(shape, bool), np.zeros(shape, np.int64))
     assert len(found.intervals) == 11
     assert found.intervals[["n_in_class", "n_other"]].to_numpy().sum() == 0
-    assert np.isnan([found.in_class, found.other, found.ratio, found.low, found.high]).all()
+    assert np.isnan(found[1:]).all()
 
 
 def test_a_cache_changes_no_activation(model, tokens):

@@ -62,20 +62,20 @@ def test_a_card_is_blind_and_escaped(cards):
 
 
 def test_ratings_are_kept_at_once_and_found_again(cards, tmp_path):
-    path = tmp_path / "deep" / "ratings.json"
-    ratings = rating.Ratings(cards, path, "abc")
+    folder = tmp_path / "deep"
+    ratings = rating.Ratings(cards, folder, "abc")
     assert ratings.left == [1, 2, 3, 4, 5, 6]
     ratings.add(2, GOOD)
     ratings.add(5, ZERO)
-    again = rating.Ratings(cards, path, "abc")
+    again = rating.Ratings(cards, folder, "abc")
     assert again.given == {2: GOOD, 5: ZERO}
     assert again.left == [1, 3, 4, 6]
     again.add(5, GOOD)
-    assert rating.Ratings(cards, path, "abc").given[5] == GOOD
+    assert rating.Ratings(cards, folder, "abc").given[5] == GOOD
 
 
 def test_totals_and_medians(cards, tmp_path):
-    ratings = rating.Ratings(cards, tmp_path / "ratings.json")
+    ratings = rating.Ratings(cards, tmp_path)
     for number, card in enumerate(cards, 1):
         ratings.add(number, (GOOD if card.kind == "feature" else ZERO) | {"confidence": number % 2})
     table = ratings.table()
@@ -91,10 +91,10 @@ def test_totals_and_medians(cards, tmp_path):
 
 
 def test_nothing_rated_says_so(cards, tmp_path):
-    measured = rating.Ratings(cards, tmp_path / "ratings.json").measured()
+    measured = rating.Ratings(cards, tmp_path).measured()
     assert (measured["rated_features"], measured["rated_neurons"]) == (0, 0)
     assert np.isnan(measured["feature_median"])
-    assert not (tmp_path / "ratings.json").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_nothing_rated_says_so(cards, tmp_path):
     ],
 )
 def test_marks_outside_the_rubric_change_nothing(cards, tmp_path, number, marks, message):
-    ratings = rating.Ratings(cards, tmp_path / "ratings.json")
+    ratings = rating.Ratings(cards, tmp_path)
     with pytest.raises(BookError, match=message):
         ratings.add(number, marks)
     assert ratings.given == {}
@@ -119,25 +119,30 @@ def test_marks_outside_the_rubric_change_nothing(cards, tmp_path, number, marks,
 
 
 def test_ratings_of_other_cards_are_not_mixed_in(cards, trials, tmp_path):
-    path = tmp_path / "ratings.json"
-    rating.Ratings(cards, path, "abc").add(1, GOOD)
+    mine = rating.Ratings(cards, tmp_path, "abc")
+    mine.add(1, GOOD)
     for other, of in ((cards, "def"), (rating.draw_cards(trials, 3, seed=2), "abc")):
-        with pytest.raises(BookError, match="ratings of other cards; move it away"):
-            rating.Ratings(other, path, of)
-    assert rating.Ratings(cards, path, "abc").given == {1: GOOD}
+        theirs = rating.Ratings(other, tmp_path, of)
+        assert theirs.given == {}
+        theirs.add(2, ZERO)
+    assert len(list(tmp_path.glob("ratings-*.json"))) == 3
+    assert rating.Ratings(cards, tmp_path, "abc").given == {1: GOOD}
+    mine.path.write_bytes(theirs.path.read_bytes())
+    with pytest.raises(BookError, match="ratings of other cards; restore it"):
+        rating.Ratings(cards, tmp_path, "abc")
 
 
 @pytest.mark.parametrize("damage", [{"1": GOOD | {"confidence": 9}}, {"99": GOOD}, {"one": GOOD}, {"1": 3}, [1]])
 def test_a_damaged_file_is_named(cards, tmp_path, damage):
-    path = tmp_path / "ratings.json"
-    rating.Ratings(cards, path).add(1, GOOD)
-    kept = json.loads(path.read_text())
-    path.write_text(json.dumps(kept | {"ratings": damage}))
-    with pytest.raises(BookError, match=r"ratings\.json is damaged"):
-        rating.Ratings(cards, path)
-    path.write_text("{")
+    ratings = rating.Ratings(cards, tmp_path)
+    ratings.add(1, GOOD)
+    kept = json.loads(ratings.path.read_text())
+    ratings.path.write_text(json.dumps(kept | {"ratings": damage}))
+    with pytest.raises(BookError, match=r"ratings-\w+\.json is damaged"):
+        rating.Ratings(cards, tmp_path)
+    ratings.path.write_text("{")
     with pytest.raises(BookError, match="is damaged"):
-        rating.Ratings(cards, path)
+        rating.Ratings(cards, tmp_path)
 
 
 def test_the_rubric_is_the_papers():
@@ -146,7 +151,7 @@ def test_the_rubric_is_the_papers():
 
 def test_the_tool_as_a_person_uses_it(cards, tmp_path):
     widgets = pytest.importorskip("ipywidgets")
-    ratings = rating.Ratings(cards[:2], tmp_path / "ratings.json")
+    ratings = rating.Ratings(cards[:2], tmp_path)
     tool = rating.tool(ratings)
     card, *rows, keep, says = tool.children
     buttons = [row.children[1] for row in rows]
@@ -169,4 +174,4 @@ def test_the_tool_as_a_person_uses_it(cards, tmp_path):
 def test_the_tool_says_what_it_needs(cards, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
     with pytest.raises(BookError, match="needs ipywidgets"):
-        rating.tool(rating.Ratings(cards, tmp_path / "ratings.json"))
+        rating.tool(rating.Ratings(cards, tmp_path))

@@ -28,10 +28,11 @@ def test_score_curves_fall_from_all_to_few():
 
 
 def test_score_curves_differ_without_colour_and_leave_out_the_empty():
-    figure = viz.score_curves({"feature": [0.5], "neuron": [0.4], "shuffled": [0.1], "none": [np.nan]}, "score")
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    assert [line.name for line in lines] == ["feature", "neuron", "shuffled"]
-    assert len({line.line.dash for line in lines}) == 3
+    groups = {"feature": [0.5], "neuron": [0.4], "shuffled": [0.1], "explanations dealt to others": [0.0], "none": [np.nan]}
+    figure = viz.score_curves(groups, "score")
+    lines, means = ([trace for trace in figure.data if trace.mode == mode] for mode in ("lines", "markers"))
+    assert [line.name for line in lines] == ["feature", "neuron", "shuffled", "explanations dealt to others"]
+    assert len({line.line.dash for line in lines}) == len({mean.marker.symbol for mean in means}) == 4
 
 
 def test_interval_scores_have_whiskers_and_a_gap():

@@ -8,17 +8,18 @@ import plotly.graph_objects as go
 
 from sae_lib.viz.base import FEATURE, NEURON, PAPER, Number, Numbers, finish, need, rounded
 
-_LOOKS = {"feature": (FEATURE, "circle", "solid"), "neuron": (NEURON, "square", "dash")}
-_CONTROL = ("#444444", "diamond", "dot")
+_DARK = "#444444"
+_LOOKS = {"feature": (FEATURE, "circle", "solid"), "neuron": (NEURON, "square", "dash"), "shuffled": (_DARK, "triangle-up", "longdashdot")}
+_CONTROL = (_DARK, "diamond", "dot")
 
 
 def score_curves(groups: Mapping[str, Numbers], axis: str, paper: Mapping[str, Number] | None = None) -> go.Figure:
     """Distribution of a score: for every value, the share of units that score at least so much.
 
     Args:
-        groups: the scores under "feature", "neuron" and names of controls; missing values are left out.
+        groups: the scores under "feature", "neuron", "shuffled" and the name of another control; missing values are left out.
         axis: what the score is.
-        paper: the paper's means by group, drawn as black rules.
+        paper: the paper's values by name, drawn as black rules.
 
     Returns:
         One falling line a group; groups differ by dash, and a mark stands at each mean.
