@@ -6,11 +6,10 @@ checkpoints/
     tokenizer.json
     A.safetensors, A-0.safetensors, A-2-1of3.safetensors, …
 
-A clone has the folder. An installed package has the manifest only, and fetches a file when it is first asked for.
+A clone has the folder. An installed package has the manifest only, inside itself, and fetches a file when it is first asked for.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,8 @@ FORMAT = 1
 LARGEST = 15 * 2**20
 """Bytes of tensors in a file, at most; longer tensors are cut into rows."""
 TOKENIZER = "tokenizer"
-_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(sys.prefix) / "share" / "sae_lib")
+_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).parent / "checkpoints")
+"""Of a clone, and of an installed package."""
 
 
 def released(name: str) -> OneLayerTransformer | SparseAutoencoder | Tokenizer:

@@ -2,7 +2,12 @@
 
 import http.server
 import json
+import shutil
+import subprocess
+import sys
 import threading
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,3 +213,29 @@ def test_a_file_that_cannot_be_fetched_is_named(elsewhere, folder):
     with pytest.raises(BookError, match=r"could not fetch .*A-1-1of\d+.safetensors whole .*404"):
         sae_lib.released("A/1")
     assert not list(elsewhere.rglob("A-1-1of*"))
+
+
+def test_an_installed_package_finds_the_manifest_in_itself(tmp_path):
+    root, source = Path(__file__).parents[1], tmp_path / "source"
+    shutil.copytree(root / "sae_lib", source / "sae_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements-run.txt", "README.md", "LICENSE", "checkpoints/MANIFEST.json"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(root / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    files = {path.relative_to(source / "sae_lib") for path in (source / "sae_lib").rglob("*") if path.is_file()}
+    inside = {
+        path.relative_to(tmp_path / "installed" / "sae_lib") for path in (tmp_path / "installed/sae_lib").rglob("*") if path.is_file()
+    }
+    assert inside == files | {Path("checkpoints/MANIFEST.json")}
+    shutil.rmtree(source)
+    ask = "import sys; sys.path.insert(0, sys.argv[1]); from sae_lib import release; print(release.__file__, *release.released_names())"
+    told = subprocess.run(
+        [sys.executable, "-c", ask, tmp_path / "installed"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.split()
+    runs = json.loads((root / "checkpoints/MANIFEST.json").read_text())["runs"]
+    assert told[0] == str(tmp_path / "installed/sae_lib/release.py")
+    assert sorted(told[1:]) == sorted(set(runs) - {"tokenizer"})
