@@ -257,24 +257,29 @@ def release(
     from sae_lib.build import public_address
     from sae_lib.cards import measured, write_cards
     from sae_lib.lab import Lab
-    from sae_lib.release import write_release
-    from sae_lib.storage import project_root, read_json
+    from sae_lib.release import check_room, read_manifest, write_release
+    from sae_lib.scales import scale as scale_named
+    from sae_lib.storage import project_root
 
     known = _known_runs(runs or [], scale)
+    if scale_named(scale).is_released:
+        raise BookError("the weights of this scale are those that ship already; --scale night is what they were trained with")
+    if scale == "smoke":
+        raise BookError("weights of smoke are not shipped, since they say nothing about text; choose another scale")
     root = project_root()
     address = public_address(root)
+    folder = root / "checkpoints"
+    check_room(folder)
+    before = read_manifest(folder)["runs"] if (folder / "MANIFEST.json").is_file() else {}
     lab = Lab(scale, seed=seed or 0, corpus=corpus)
     found = {name: lab.run(name) for name in runs or known}
-    folder = root / "checkpoints"
-    manifest = folder / "MANIFEST.json"
-    before = read_json(manifest)["runs"] if manifest.is_file() else {}
     numbers = {
         name: before[name]["measured"] for name, run in found.items() if name in before and before[name]["provenance"] == run.provenance
     }
     new = tqdm([name for name in found if name not in numbers], desc="measuring", unit="run")
     numbers |= {name: measured(lab, name) for name in new}
     write_release(folder, found, lab.tokenizer_path, numbers, f"{address}/checkpoints")
-    entries = read_json(manifest)["runs"]
+    entries = read_manifest(folder)["runs"]
     write_cards(root / "book" / "cards", {name: entries[name] for name in found}, lab.shards.meta)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {', '.join(found)}, {size / 2**20:.0f} MiB")
