@@ -92,13 +92,14 @@ clean: ## remove the rendered book and the caches; runs/ and .venv stay
 	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt requirements-run.txt pyproject.toml
-	@if [ ! -x $(BIN)/python ]; then \
+	@# Without pip it is what an interrupted or a failed attempt left.
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 			if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-				echo "Making .venv with $$python."; "$$python" -m venv .venv; break; \
+				echo "Making .venv with $$python."; "$$python" -m venv --clear .venv; break; \
 			fi; \
 		done; \
-		test -x $(BIN)/python || { echo "The book needs Python 3.11 or newer; say where it is: make setup PYTHON=/path/to/python3" >&2; exit 1; }; \
+		$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "The book needs Python 3.11 or newer; say where it is: make setup PYTHON=/path/to/python3" >&2; exit 1; }; \
 	fi
 	@echo "Installing what requirements.txt pins into .venv (minutes the first time, seconds later)."
 	@$(BIN)/python -m pip install -qq --requirement requirements.txt

@@ -7,7 +7,6 @@ Every order is a function of the seed and the block's number alone, so batch num
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +17,6 @@ from torch import Tensor
 from sae_lib import parallel
 from sae_lib.corpus import TokenSplit
 from sae_lib.errors import BookError
-from sae_lib.storage import load_tensors, read_json, save_tensors, write_json
 from sae_lib.transformer import OneLayerTransformer
 
 
@@ -153,39 +151,3 @@ class ActivationStream:
             acts[to.to(acts.device)] = mlp_post.flatten(0, 1).to(self.dtype)
         starts = torch.searchsorted(place, torch.arange(self.batches_per_block + 1) * self.batch_size)
         return acts, starts.tolist()
-
-
-def save_activations(stream: ActivationStream, folder: Path, n_batches: int) -> None:
-    """Keep the first batches of a stream on disk, for reuse by many dictionaries.
-
-    Args:
-        stream: what to keep.
-        folder: gets one safetensors file a batch and `activations.json`, written last.
-        n_batches: how many.
-
-    Raises:
-        BookError: the disk refused.
-    """
-    for number, batch in enumerate(stream.batches(n_batches)):
-        save_tensors(Path(folder) / f"batch-{number:06d}.safetensors", {"activations": batch})
-    write_json(
-        Path(folder) / "activations.json", {"n_batches": n_batches, "batch_size": stream.batch_size, "d_mlp": stream.model.cfg.d_mlp}
-    )
-
-
-class StoredActivations:
-    """Batches that `save_activations` kept, addressed by number like those of a stream.
-
-    Raises:
-        BookError: the folder is no such store, or was not finished.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self.meta = read_json(self.folder / "activations.json")
-
-    def batch(self, number: int) -> Float[Tensor, "batch d_mlp"]:
-        """Batch `number`, from 0."""
-        if not 0 <= number < self.meta["n_batches"]:
-            raise BookError(f"{self.folder} holds batches 0..{self.meta['n_batches'] - 1}, not {number}")
-        return load_tensors(self.folder / f"batch-{number:06d}.safetensors")[0]["activations"]

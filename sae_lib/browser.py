@@ -41,7 +41,7 @@ from sae_lib.rating import RUBRIC
 from sae_lib.runs import runs_folder
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.splitting import clusters, embed, masked_cosine
-from sae_lib.storage import fingerprint, write_atomic, write_folder
+from sae_lib.storage import fingerprint, reading, write_atomic, write_folder
 from sae_lib.transformer import OneLayerTransformer
 from sae_lib.truth import best_labels, judged, truth_scores
 from sae_lib.universality import best_match
@@ -186,8 +186,9 @@ def write_atlas(
 
 def check_room(folder: Path) -> None:
     """Raise a BookError if something other than an older atlas stands where an atlas is to go."""
-    if folder.exists() and not (folder / "atlas.json").is_file():
-        raise BookError(f"{folder} is there and holds no data of the browser; choose a folder that does not exist yet")
+    with reading(folder):
+        if folder.exists() and not (folder / "atlas.json").is_file():
+            raise BookError(f"{folder} is there and holds no data of the browser; choose a folder that does not exist yet")
 
 
 def put(atlas: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,12 @@ SUMMARY = "summary.txt"
 
 AT_ONCE = 4
 """Chapters that run beside each other at most; each holds some gigabytes."""
+
+SPARE = (
+    "Perhaps the memory was too small: close other programs, choose a smaller SCALE, "
+    "or let one chapter run at a time (on Linux: taskset -c 0 make book)"
+)
+"""What helps where a process dies that nobody ended."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -132,13 +139,14 @@ def run_chapter(chapter: Chapter, output: Path) -> None:
 
     Raises:
         BookError: a cell failed; the message has the chapter, the cell counted from 1 in the stored notebook, the line and the error.
+            Or the kernel died or did not start, or the disk refused.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
             str(chapter.path),
             str(output),
@@ -161,6 +169,15 @@ def run_chapter(chapter: Chapter, output: Path) -> None:
         raise BookError(
             f"{chapter.name}.ipynb, cell {cell}" + (f", line `{line}`" if line else "") + f": {error.ename}: {error.evalue}"
         ) from None
+    except (RuntimeError, TimeoutError) as error:
+        # A kernel that dies, dies before it answers, or does not answer; each has an error of its own.
+        raise BookError(f"{chapter.name}.ipynb: its kernel ended, or did not start ({error}). {SPARE}") from error
+    except OSError as error:
+        raise _unwritten(f"{chapter.name}.ipynb could not be run into {output}", error) from error
+
+
+def _unwritten(what: str, error: OSError) -> BookError:
+    return BookError(f"{what}: {error.strerror or error}. Free some space or check its permissions, then run the same command again")
 
 
 def run_chapters(chapters: list[Chapter], folder: Path, at_once: int = 1) -> dict[str, float]:
@@ -172,16 +189,22 @@ def run_chapters(chapters: list[Chapter], folder: Path, at_once: int = 1) -> dic
         at_once: chapters that run beside each other; they share the cores.
 
     Raises:
-        BookError: as `run_chapter`; what has not begun then does not begin.
+        BookError: as `run_chapter`, or a process was ended from outside; what has not begun then does not begin.
     """
     from sae_lib.machine import cores
 
     surroundings = {"SAE_BOOK_RENDERER": "book"} | ({"OMP_NUM_THREADS": str(max(1, cores() // at_once))} if at_once > 1 else {})
+    seconds: dict[str, float] = {}
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _surround, (surroundings,)) as pool:
-        places = (f"[{number}/{len(chapters)}]" for number in range(1, len(chapters) + 1))
-        running = {chapter.name: pool.submit(_timed, place, chapter, folder) for place, chapter in zip(places, chapters, strict=True)}
         try:
-            return {name: done.result() for name, done in running.items()}
+            places = (f"[{number}/{len(chapters)}]" for number in range(1, len(chapters) + 1))
+            running = {chapter.name: pool.submit(_timed, place, chapter, folder) for place, chapter in zip(places, chapters, strict=True)}
+            for name, done in running.items():
+                seconds[name] = done.result()
+            return seconds
+        except BrokenProcessPool:
+            left = next(chapter.name for chapter in chapters if chapter.name not in seconds)
+            raise BookError(f"{left}.ipynb, or a chapter that ran beside it, was ended from outside. {SPARE}") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -244,14 +267,20 @@ def render(root: Path, site: Path) -> Path:
 
     Returns:
         The folder of the HTML pages.
+
+    Raises:
+        BookError: the pages do not render, what renders them is not installed, or the disk refused.
     """
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(root / name, site / name)
-    for stale in ("book", "_build"):
-        shutil.rmtree(site / stale, ignore_errors=True)
-    shutil.copytree(root / "book", site / "book", ignore=shutil.ignore_patterns("__pycache__"))
-    # Not a page of its own: the first page includes it, and Sphinx warns of Markdown that no contents list.
-    (site / "book" / SUMMARY).write_text(summary(), encoding="utf-8")
+    try:
+        for name in ("_config.yml", "_toc.yml"):
+            shutil.copy2(root / name, site / name)
+        for stale in ("book", "_build"):
+            shutil.rmtree(site / stale, ignore_errors=True)
+        shutil.copytree(root / "book", site / "book", ignore=shutil.ignore_patterns("__pycache__"))
+        # Not a page of its own: the first page includes it, and Sphinx warns of Markdown that no contents list.
+        (site / "book" / SUMMARY).write_text(summary(), encoding="utf-8")
+    except OSError as error:
+        raise _unwritten(f"the pages could not be copied to {site}", error) from error
     program = Path(sys.executable).with_name("jupyter-book")
     if not program.is_file():
         raise BookError("jupyter-book is not installed beside this Python: run `make book`, which installs what the book needs")
@@ -306,7 +335,9 @@ def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = 
     started = time.perf_counter()
     html = render(root, site)
     if data is not None:
-        shutil.copytree(data, html / "browser")
+        from sae_lib.browser import put
+
+        put(data, html / "browser")
     seconds["rendering"] = time.perf_counter() - started
     print(seconds_table(seconds | {"together": time.perf_counter() - begun}))
     return html / "index.html"

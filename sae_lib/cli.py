@@ -24,13 +24,13 @@ SWEEP_TOKENS = 100_000
 INTERRUPTED = 130
 """Exit status that typer gives a command ended with Ctrl-C."""
 
-ScaleOption = Annotated[
-    str, typer.Option(help="Size of everything: released, smoke, laptop, night, colab, paper. Not given: the chapters' own.")
-]
-CorpusOption = Annotated[
-    str, typer.Option(help="Text to train on: pocket:, files:PATH, hub:OWNER/NAME or a recipe .toml. Not given: the scale's own.")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of everything drawn at random. Not given: the chapters' own.")]
+SIZE = "Size of everything:"
+TEXT = "Text: pocket:, files:PATH, hub:OWNER/NAME or a recipe .toml."
+SEED = "Seed of everything drawn at random."
+ScaleOption = Annotated[str, typer.Option(help=f"{SIZE} released, smoke, laptop, night, colab, paper.")]
+CorpusOption = Annotated[str, typer.Option(help=f"{TEXT} Not given: the scale's own.")]
+SeedOption = Annotated[int, typer.Option(help=SEED)]
+ChaptersSeedOption = Annotated[int | None, typer.Option(help=f"{SEED} Not given: the chapters' own.")]
 
 
 def _show_version(wanted: bool) -> bool:
@@ -58,7 +58,11 @@ def _known_runs(asked: list[str], scale: str) -> list[str]:
 
 
 @app.command()
-def book(scale: ScaleOption = "", corpus: CorpusOption = "", seed: SeedOption = None) -> None:
+def book(
+    scale: Annotated[str, typer.Option(help=f"{SIZE} released, smoke, laptop, night, colab, paper. Not given: the chapters' own.")] = "",
+    corpus: CorpusOption = "",
+    seed: ChaptersSeedOption = None,
+) -> None:
     """Run every chapter in order and render the book into _site/_build/html."""
     from sae_lib.build import build_book
     from sae_lib.scales import scale as scale_named
@@ -75,9 +79,9 @@ def results(
     chapters: Annotated[
         list[str] | None, typer.Argument(help="Chapters by the beginning of their name, such as 07. Not given: all.")
     ] = None,
-    scale: ScaleOption = "released",
-    corpus: CorpusOption = "",
-    seed: SeedOption = None,
+    scale: Annotated[str, typer.Option(help=f"{SIZE} released, laptop, night, colab, paper.")] = "released",
+    corpus: Annotated[str, typer.Option(help=f"{TEXT} Must be given.")] = "",
+    seed: ChaptersSeedOption = None,
 ) -> None:
     """Measure at length, on the held-out part of a text, and keep every chapter's numbers in results/."""
     from sae_lib.build import measure
@@ -94,10 +98,10 @@ def results(
 @app.command()
 def train(
     runs: Annotated[list[str], typer.Argument(help="A or B for a transformer; A/0, A/1, A/2 or B/1 for a dictionary; or several.")],
-    scale: ScaleOption = "smoke",
+    scale: Annotated[str, typer.Option(help=f"{SIZE} smoke, laptop, night, colab, paper.")] = "smoke",
     corpus: CorpusOption = "",
-    seed: SeedOption = None,
-    resampling: Annotated[str, typer.Option(help="Arm of the dictionary: paper, naive or none.")] = "paper",
+    seed: SeedOption = 0,
+    resampling: Annotated[str, typer.Option(help="How dead features of the dictionaries are resampled: paper, naive or none.")] = "paper",
     shard_features: Annotated[bool, typer.Option("--shard-features", help="Spread the features over torchrun's processes.")] = False,
 ) -> None:
     """Train runs and whatever they rest on; what is there already is used as it is.
@@ -108,10 +112,12 @@ def train(
     _known_runs(runs, scale)
     if resampling not in ("paper", "naive", "none"):
         raise BookError(f"there is no resampling arm {resampling!r}; the arms are paper, naive and none")
+    if resampling != "paper" and not any("/" in run for run in runs):
+        raise BookError(f"features are resampled, and {runs[0]} has none; leave --resampling out, or name a dictionary such as A/1")
 
     from sae_lib.lab import Lab
 
-    lab = Lab(scale, seed=seed or 0, corpus=corpus)
+    lab = Lab(scale, seed=seed, corpus=corpus)
     lab.train(runs, resampling, shard_features)
     print(f"{', '.join(runs)} at scale {scale}: trained.")
 
@@ -121,7 +127,7 @@ def atlas(
     scale: ScaleOption = "released",
     out: Annotated[Path | None, typer.Option(help="Folder to write. Not given: that of the rendered book.")] = None,
     corpus: CorpusOption = "",
-    seed: SeedOption = None,
+    seed: SeedOption = 0,
 ) -> None:
     """Compute the feature browser's data, or find them computed, and put them where the page looks for them."""
     from sae_lib.build import SITE
@@ -138,7 +144,7 @@ def atlas(
 
     folder = out or pages / "browser"
     browser.check_room(folder)
-    found = browser.atlas(Lab(scale, seed=seed or 0, corpus=corpus), progress=True)
+    found = browser.atlas(Lab(scale, seed=seed, corpus=corpus), progress=True)
     browser.put(found, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*.json"))
     print(f"{folder}: the features at scale {scale}, {size / 2**20:.0f} MiB")
@@ -157,7 +163,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write. Not given: exports/NAME-FORM below this one.")] = None,
     scale: ScaleOption = "released",
     corpus: CorpusOption = "",
-    seed: SeedOption = None,
+    seed: SeedOption = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an export that stands there, once the new one is whole.")] = False,
 ) -> None:
     """Write a dictionary or a transformer in the form that another package reads; it is trained first if it is not there yet."""
@@ -169,7 +175,7 @@ def export(
     folder = out or Path("exports") / f"{name.replace('/', '-')}-{to}"
     # Before anything is trained for it.
     interchange.check_room(folder, force)
-    found, facts, tokenizer = _trained(name, scale, corpus, seed or 0)
+    found, facts, tokenizer = _trained(name, scale, corpus, seed)
     if kind == "model":
         interchange.export_model(found, folder, to, facts, tokenizer, force)
     else:
@@ -213,7 +219,7 @@ def sweep(
     activations: Annotated[int, typer.Option(help="Activations each of them sees. Not given: as many as the run itself.")] = 0,
     scale: ScaleOption = "smoke",
     corpus: CorpusOption = "",
-    seed: SeedOption = None,
+    seed: SeedOption = 0,
 ) -> None:
     """Train a dictionary at several settings, and print what each gives on held-out text."""
     import pandas as pd
@@ -228,7 +234,7 @@ def sweep(
     from sae_lib.lab import Lab
     from sae_lib.metrics import dead_share, evaluate
 
-    lab = Lab(scale, seed=seed or 0, corpus=corpus)
+    lab = Lab(scale, seed=seed, corpus=corpus)
     grid = product(batch or [lab.scale.sae_batch], lr or [lab.scale.sae_lr], l1)
     settings = [{"l1_coeff": weight, "sae_lr": rate, "sae_batch": size} for size, rate, weight in grid]
     settings = [setting | ({"n_activations": activations} if activations else {}) for setting in settings]
@@ -244,9 +250,9 @@ def sweep(
 @app.command()
 def release(
     runs: Annotated[list[str] | None, typer.Argument(help="The runs to ship. Not given: all of the scale.")] = None,
-    scale: ScaleOption = "night",
+    scale: Annotated[str, typer.Option(help=f"{SIZE} laptop, night, colab, paper.")] = "night",
     corpus: CorpusOption = "",
-    seed: SeedOption = None,
+    seed: SeedOption = 0,
 ) -> None:
     """Measure runs on held-out text and write them into checkpoints/ in half precision, with their cards in book/cards/.
 
@@ -257,24 +263,29 @@ def release(
     from sae_lib.build import public_address
     from sae_lib.cards import measured, write_cards
     from sae_lib.lab import Lab
-    from sae_lib.release import write_release
-    from sae_lib.storage import project_root, read_json
+    from sae_lib.release import check_room, read_manifest, write_release
+    from sae_lib.scales import scale as scale_named
+    from sae_lib.storage import project_root
 
     known = _known_runs(runs or [], scale)
+    if scale_named(scale).is_released:
+        raise BookError("the weights of this scale are those that ship already; --scale night is what they were trained with")
+    if scale == "smoke":
+        raise BookError("weights of smoke are not shipped, since they say nothing about text; choose another scale")
     root = project_root()
     address = public_address(root)
-    lab = Lab(scale, seed=seed or 0, corpus=corpus)
-    found = {name: lab.run(name) for name in runs or known}
     folder = root / "checkpoints"
-    manifest = folder / "MANIFEST.json"
-    before = read_json(manifest)["runs"] if manifest.is_file() else {}
+    check_room(folder)
+    before = read_manifest(folder)["runs"] if (folder / "MANIFEST.json").is_file() else {}
+    lab = Lab(scale, seed=seed, corpus=corpus)
+    found = {name: lab.run(name) for name in runs or known}
     numbers = {
         name: before[name]["measured"] for name, run in found.items() if name in before and before[name]["provenance"] == run.provenance
     }
     new = tqdm([name for name in found if name not in numbers], desc="measuring", unit="run")
     numbers |= {name: measured(lab, name) for name in new}
     write_release(folder, found, lab.tokenizer_path, numbers, f"{address}/checkpoints")
-    entries = read_json(manifest)["runs"]
+    entries = read_manifest(folder)["runs"]
     write_cards(root / "book" / "cards", {name: entries[name] for name in found}, lab.shards.meta)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {', '.join(found)}, {size / 2**20:.0f} MiB")
@@ -286,6 +297,10 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments)
     except BookError as error:
         print(f"sae-book: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"sae-book: {place}{error.strerror or error}; check the permissions and the space", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         if end.code != INTERRUPTED:

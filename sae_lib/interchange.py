@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from sae_lib.corpus.tokenizer import END_OF_TEXT
 from sae_lib.errors import BookError
 from sae_lib.runs import load_state
 from sae_lib.sae import SAEConfig, SparseAutoencoder
-from sae_lib.storage import load_tensors, read_json, save_tensors, write_atomic, write_folder, write_json
+from sae_lib.storage import load_tensors, read_json, reading, save_tensors, write_atomic, write_folder, write_json
 from sae_lib.transformer import HOOK, OneLayerTransformer
 
 Weights = Mapping[str, Tensor]
@@ -167,13 +168,15 @@ def check_room(folder: Path, force: bool = False) -> None:
         BookError: something stands there, and it is no export or `force` was not given.
     """
     folder = Path(folder)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise BookError(f"{folder} is a file; name another folder with --out")
+    with reading(folder):
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise BookError(f"{folder} is a file; name another folder with --out")
+        names = {entry.name for entry in folder.iterdir()}
     # What is not of an export's making is not an export's to delete.
     known = {file for form in (DICTIONARIES | MODELS).values() for file in form.files} | {"tokenizer.json", "tokenizer_config.json"}
-    if odd := sorted({entry.name for entry in folder.iterdir()} - known):
+    if odd := sorted(names - known):
         raise BookError(f"{folder} holds {odd[0]}, which no export wrote, and so it is not replaced; name another folder with --out")
     if not force:
         raise BookError(f"{folder} exists already; replace it with --force, or name another folder with --out")
@@ -235,7 +238,10 @@ def _write_dictionary_learning(weights: Weights, cfg: SAEConfig, facts: Facts, f
         "encoder.bias": weights["b_enc"].clone(),
         "decoder.weight": weights["W_dec"].T.contiguous(),
     }
-    write_atomic(folder / "ae.pt", lambda aside: torch.save(state, aside))
+    # On a full disk torch raises an error of its own, about positions in an archive.
+    content = BytesIO()
+    torch.save(state, content)
+    write_atomic(folder / "ae.pt", content.getvalue())
     trainer = {
         "trainer_class": "StandardTrainer",
         "dict_class": "AutoEncoder",
@@ -399,17 +405,20 @@ def import_dictionary(path: Path) -> Imported:
     Source: ours; the paper publishes no weights.
     """
     path = Path(path)
-    if not path.exists():
-        raise BookError(f"{path} is missing; name a folder of SAELens, or a params.npz of Gemma Scope")
-    if path.suffix == ".pt" or (path / "ae.pt").exists():
-        raise BookError(f"{path} is pickled, and what is pickled can run a program; load it where you trust it and save it with SAELens")
-    if path.suffix == ".npz" or (path / "params.npz").exists():
-        return _read_gemma_scope(path if path.is_file() else path / "params.npz")
-    folder = path.parent if path.name in DICTIONARIES["saelens"].files else path
-    if (folder / "sae.safetensors").exists():
-        raise BookError(f"{path} is of sparsify, whose dictionaries are TopK; {CANNOT}")
-    if (folder / "cfg.json").exists() or (folder / "sae_weights.safetensors").exists():
-        return _read_saelens(folder)
+    with reading(path):
+        if not path.exists():
+            raise BookError(f"{path} is missing; name a folder of SAELens, or a params.npz of Gemma Scope")
+        if path.suffix == ".pt" or (path / "ae.pt").exists():
+            raise BookError(
+                f"{path} is pickled, and what is pickled can run a program; load it where you trust it and save it with SAELens"
+            )
+        if path.suffix == ".npz" or (path / "params.npz").exists():
+            return _read_gemma_scope(path if path.is_file() else path / "params.npz")
+        folder = path.parent if path.name in DICTIONARIES["saelens"].files else path
+        if (folder / "sae.safetensors").exists():
+            raise BookError(f"{path} is of sparsify, whose dictionaries are TopK; {CANNOT}")
+        if (folder / "cfg.json").exists() or (folder / "sae_weights.safetensors").exists():
+            return _read_saelens(folder)
     raise BookError(f"{path} holds neither cfg.json and sae_weights.safetensors (SAELens) nor params.npz (Gemma Scope)")
 
 
@@ -505,10 +514,11 @@ def save_dictionary(imported: Imported, path: Path, force: bool = False) -> Path
     Source: ours; the paper publishes no weights.
     """
     path = Path(path)
-    if path.is_dir():
-        raise BookError(f"{path} is a folder; name a file with --out, such as {path / 'dictionary.safetensors'}")
-    if path.exists() and not force:
-        raise BookError(f"{path} exists already; replace it with --force, or name another file with --out")
+    with reading(path):
+        if path.is_dir():
+            raise BookError(f"{path} is a folder; name a file with --out, such as {path / 'dictionary.safetensors'}")
+        if path.exists() and not force:
+            raise BookError(f"{path} exists already; replace it with --force, or name another file with --out")
     facts = {name: getattr(imported, name) for name in ("package", "architecture", "model", "hook")}
     save_tensors(path, imported.sae.state_dict(), facts)
     return path

@@ -50,16 +50,18 @@ class Lab:
 
     Args:
         scale_name: a preset of `scales`.
-        seed: of the data order, the initial weights and every draw.
+        seed: of the data order, the initial weights and every draw; 0 or above.
         corpus: the text, as `open_corpus` reads it; empty means the scale's own.
         device: where to train and measure; None means the accelerator if there is one.
         at_length: measure released weights on as many tokens as the numbers that the book keeps.
 
     Raises:
-        BookError: the scale is unknown, the text cannot be read, or there is no such device.
+        BookError: the scale is unknown, the seed out of its range, the text cannot be read, or there is no such device.
     """
 
     def __init__(self, scale_name: str, seed: int = 0, corpus: str = "", device: str | None = None, at_length: bool = False) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise BookError(f"SEED={seed!r} is no seed; give a whole number from 0 to {2**32 - 1}")
         self.scale: Scale = scale(scale_name, at_length)
         self.seed = seed
         self.corpus_spec = corpus or self.scale.corpus
@@ -90,7 +92,7 @@ class Lab:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The byte-level BPE trained on this text."""
+        """The byte-level BPE: trained on this text, or of released weights the one that they were trained with."""
         path = self.tokenizer_path
         with parallel.first_goes_first(), alone(path):
             if not path.exists() and self.scale.is_released:
@@ -109,7 +111,7 @@ class Lab:
             return text.build_shards(self.corpus, tokenizer, folder, sizes.corpus_tokens, sizes.validation_tokens, self.seed)
 
     def validation(self, n_tokens: int | None = None) -> Int[Tensor, "n n_ctx"]:
-        """The first held-out contexts, `analysis_tokens` of the scale unless told otherwise."""
+        """Held-out contexts from all over the split, `analysis_tokens` of the scale unless told otherwise."""
         return torch.from_numpy(self.shards.validation.contexts(self._held_out(n_tokens), self.scale.n_ctx))
 
     def documents(self, n_tokens: int | None = None) -> Int64[np.ndarray, "n n_ctx"]:

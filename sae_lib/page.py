@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from html import escape
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,6 @@ def setup(scale_name: str, seed: int = 0, corpus: str = "") -> Any:
     """
     global _started
     _started = time.monotonic()
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise BookError(f"SEED={seed!r} is no seed; give a whole number from 0 to {2**32 - 1}")
     if not isinstance(scale_name, str) or not isinstance(corpus, str):
         raise BookError(f"SCALE={scale_name!r} and CORPUS={corpus!r} must both be text")
     _use_renderer()
@@ -88,11 +85,12 @@ def setup(scale_name: str, seed: int = 0, corpus: str = "") -> Any:
 
     from sae_lib.lab import Lab
 
+    lab = Lab(scale_name, seed, corpus, at_length=bool(os.environ.get(RESULTS)))
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (umap-learn and scikit-learn still draw from it)
     torch.manual_seed(seed)
     torch.set_num_threads(_threads())
-    return Lab(scale_name, seed, corpus, at_length=bool(os.environ.get(RESULTS)))
+    return lab
 
 
 def show_source(thing: Any) -> Code:
@@ -404,13 +402,9 @@ def _hardware(lab: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    from sae_lib.runs import versions
+
+    return versions(_PACKAGES)
 
 
 def _addressable() -> list[str]:

@@ -21,9 +21,15 @@ def join() -> None:
     """Meet the other processes, if `torchrun` started this one among several.
 
     Raises:
-        BookError: there are more processes on this machine than accelerators, where there are accelerators at all.
+        BookError: `WORLD_SIZE` was set by something other than `torchrun`, or there are more processes on this machine than
+            accelerators, where there are accelerators at all.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+    asked = os.environ.get("WORLD_SIZE") or "1"
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if not asked.isdecimal() or (int(asked) > 1 and missing):
+        why = f"asks for several processes, and {missing[0]} is not set" if asked.isdecimal() else "is no number of processes"
+        raise BookError(f"WORLD_SIZE={asked} {why}; unset it, or start the command with torchrun")
+    if int(asked) < 2 or dist.is_initialized():
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():

@@ -6,11 +6,10 @@ checkpoints/
     tokenizer.json
     A.safetensors, A-0.safetensors, A-2-1of3.safetensors, …
 
-A clone has the folder. An installed package has the manifest only, and fetches a file when it is first asked for.
+A clone has the folder. An installed package has the manifest only, inside itself, and fetches a file when it is first asked for.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from sae_lib.corpus.tokenizer import load_tokenizer
 from sae_lib.errors import BookError
 from sae_lib.runs import Run, load_state
 from sae_lib.sae import SAEConfig, SparseAutoencoder
-from sae_lib.storage import load_tensors, read_json, save_tensors, sha256_of, write_atomic, write_json
+from sae_lib.storage import load_tensors, read_json, reading, save_tensors, sha256_of, write_atomic, write_folder, write_json
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 FORMAT = 1
@@ -32,7 +31,8 @@ FORMAT = 1
 LARGEST = 15 * 2**20
 """Bytes of tensors in a file, at most; longer tensors are cut into rows."""
 TOKENIZER = "tokenizer"
-_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(sys.prefix) / "share" / "sae_lib")
+_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).parent / "checkpoints")
+"""Of a clone, and of an installed package."""
 
 
 def released(name: str) -> OneLayerTransformer | SparseAutoencoder | Tokenizer:
@@ -48,8 +48,7 @@ def released(name: str) -> OneLayerTransformer | SparseAutoencoder | Tokenizer:
         BookError: there is no such run, or a file of it is missing, altered, from a newer version, or cannot be fetched.
     """
     if name == TOKENIZER:
-        (file,) = _manifest()[1]["runs"][TOKENIZER]["files"]
-        return load_tokenizer(_path(file))
+        return load_tokenizer(_path(_manifest()[1]["runs"][TOKENIZER]["files"][0]))
     run = Released(name)
     geometry = run.config["geometry"]
     is_model = run.config["kind"] == "model"
@@ -78,7 +77,7 @@ class Released:
         if name not in released_names():
             raise BookError(f"there is no released {name!r}; there are {', '.join(released_names()) or 'none here'}")
         self._entry = _manifest()[1]["runs"][name]
-        self.provenance, self.measured = self._entry["provenance"], self._entry["measured"]
+        self.provenance = self._entry["provenance"]
         # Better weights of the same recipe may take the place of these, and what was made of the old ones is not theirs.
         self.config = self._entry["config"] | {"weights": [file["sha256"] for file in self._entry["files"]]}
 
@@ -106,55 +105,84 @@ class Released:
         return module
 
 
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a folder of released weights.
+
+    Raises:
+        BookError: it is missing, damaged, no manifest, or from a newer version.
+    """
+    path = folder / "MANIFEST.json"
+    read = read_json(path, "Restore it from the repository")
+    try:
+        is_newer = read["format"] > FORMAT
+        # All that is asked of it later.
+        if not is_newer:
+            _ = read["address"], read["runs"][TOKENIZER]["files"][0]
+            for name, entry in read["runs"].items():
+                _ = [(file["name"], file["sha256"]) for file in entry["files"]]
+                if name != TOKENIZER:
+                    _ = entry["config"]["kind"], entry["config"]["geometry"], entry["provenance"], entry["measured"], entry["log"]
+    except (LookupError, TypeError, AttributeError):
+        raise BookError(f"{path} is no manifest of released weights; restore it from the repository") from None
+    if is_newer:
+        raise BookError(f"{path} was written by a newer version of the book (format {read['format']}); update the package")
+    return read
+
+
+def check_room(folder: Path) -> None:
+    """Raise a BookError if a folder holds something that no release wrote, since a release takes the place of all of it."""
+    with reading(folder):
+        ours = ("MANIFEST.json", "tokenizer.json")
+        odd = sorted(path.name for path in folder.glob("*") if path.name not in ours and path.suffix != ".safetensors")
+    if odd:
+        raise BookError(f"{folder} holds {odd[0]}, which no release wrote, and so it is not replaced; move that elsewhere")
+
+
 def write_release(folder: Path, runs: Mapping[str, Run], tokenizer: Path, measured: Mapping[str, dict], address: str) -> None:
-    """Write the weights of finished runs in half precision, and the manifest last.
+    """Write the weights of finished runs in half precision with their manifest; an earlier release gives way once all of it is there.
 
     Args:
-        folder: gets the files; those of an earlier release are replaced, and what is left over of it is deleted.
+        folder: gets the files, and keeps nothing of an earlier release.
         runs: by name.
         tokenizer: the file of the tokenizer that all of them share.
         measured: numbers on held-out text by name, for the cards.
         address: the folder on the net, for packages without a clone.
 
     Raises:
-        BookError: a weight is too large for half precision, or the disk refused.
+        BookError: the folder holds something else, a weight is too large for half precision, or the disk refused.
     """
-    entries = {}
-    write_atomic(folder / "tokenizer.json", tokenizer.read_bytes())
-    entries[TOKENIZER] = {"files": [_facts(folder / "tokenizer.json")]}
-    for name, run in runs.items():
-        files = []
-        tensors, _ = load_tensors(run.folder / "weights.safetensors")
-        if large := [key for key, tensor in tensors.items() if tensor.abs().max() > torch.finfo(torch.float16).max]:
-            raise BookError(f"{run.folder}: {large[0]} has a weight that half precision cannot hold; release another run")
-        shards = list(_shards({key: tensor.half() for key, tensor in tensors.items()}))
-        for number, shard in enumerate(shards, 1):
-            path = folder / (name.replace("/", "-") + (f"-{number}of{len(shards)}" if len(shards) > 1 else "") + ".safetensors")
-            save_tensors(path, shard)
-            files.append(_facts(path))
-        curve = json.loads(run.log.map(lambda value: float(f"{value:.6g}")).to_json(orient="records"))
-        entries[name] = {"files": files, "config": run.config, "provenance": run.provenance}
-        entries[name] |= {"measured": measured.get(name, {}), "log": curve}
-    write_json(folder / "MANIFEST.json", {"format": FORMAT, "address": address, "runs": entries})
-    kept = {file["name"] for entry in entries.values() for file in entry["files"]}
-    for path in folder.glob("*.safetensors"):
-        if path.name not in kept:
-            path.unlink()
+    check_room(folder)
+
+    def fill(aside: Path) -> None:
+        write_atomic(aside / "tokenizer.json", tokenizer.read_bytes())
+        entries = {TOKENIZER: {"files": [_facts(aside / "tokenizer.json")]}}
+        for name, run in runs.items():
+            curve = json.loads(run.log.map(lambda value: float(f"{value:.6g}")).to_json(orient="records"))
+            entries[name] = {"files": _write_shards(aside, name, run), "config": run.config, "provenance": run.provenance}
+            entries[name] |= {"measured": measured.get(name, {}), "log": curve}
+        write_json(aside / "MANIFEST.json", {"format": FORMAT, "address": address, "runs": entries})
+
+    write_folder(folder, fill, replace=True)
     _manifest.cache_clear()
+
+
+def _write_shards(folder: Path, name: str, run: Run) -> list[dict]:
+    tensors, _ = load_tensors(run.folder / "weights.safetensors")
+    if large := [key for key, tensor in tensors.items() if tensor.abs().max() > torch.finfo(torch.float16).max]:
+        raise BookError(f"{run.folder}: {large[0]} has a weight that half precision cannot hold; release another run")
+    shards, files = list(_shards({key: tensor.half() for key, tensor in tensors.items()})), []
+    for number, shard in enumerate(shards, 1):
+        path = folder / (name.replace("/", "-") + (f"-{number}of{len(shards)}" if len(shards) > 1 else "") + ".safetensors")
+        save_tensors(path, shard)
+        files.append(_facts(path))
+    return files
 
 
 @cache
 def _manifest() -> tuple[Path, dict]:
     for folder in _FOLDERS:
-        path = folder / "MANIFEST.json"
-        if not path.is_file():
-            continue
-        read = read_json(path)
-        if not isinstance(read, dict) or not isinstance(read.get("format"), int) or not isinstance(read.get("runs"), dict):
-            raise BookError(f"{path} is no manifest of released weights; restore it from the repository")
-        if read["format"] > FORMAT:
-            raise BookError(f"{path} was written by a newer version of the book (format {read['format']}); update the package")
-        return folder, read
+        if (folder / "MANIFEST.json").is_file():
+            return folder, read_manifest(folder)
     raise BookError(
         f"there is no {_FOLDERS[0] / 'MANIFEST.json'}, so nothing is released here; clone the repository or install the package"
     )

@@ -15,7 +15,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,8 +34,8 @@ FORMAT = 2
 
 
 def runs_folder() -> Path:
-    """Where runs are kept: `SAE_BOOK_RUNS` if set, else `runs/` of the project."""
-    return Path(os.environ.get("SAE_BOOK_RUNS") or project_root() / "runs")
+    """Where runs are kept: `SAE_BOOK_RUNS` if set, seen from the project's folder, else `runs/` there."""
+    return project_root() / (os.environ.get("SAE_BOOK_RUNS") or "runs")
 
 
 _stop = threading.Event()
@@ -75,7 +75,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, every_s: float = 120.0) -> None:
-        self.path, self.log_path = Path(folder) / "checkpoint.safetensors", Path(folder) / "log.jsonl"
+        self.path = Path(folder) / "checkpoint.safetensors"
         self.every_s, self._written = every_s, time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], int, list[dict]] | None:
@@ -132,8 +132,11 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.provenance = read_json(self.folder / "run.json")
-        if self.provenance.get("format", 0) > FORMAT:
+        layout = self.provenance.get("format", 0) if isinstance(self.provenance, dict) else None
+        if isinstance(layout, int) and layout > FORMAT:
             raise BookError(f"{self.folder} was written by a newer version of the book; update the package")
+        if not isinstance(layout, int) or "weights_sha256" not in self.provenance:
+            raise BookError(f"{self.folder / 'run.json'} describes no run; delete {self.folder} and run the same command again")
         weights = self.folder / "weights.safetensors"
         if not weights.is_file():
             raise BookError(f"{weights} is missing; delete the folder {self.folder} and run the same command again")
@@ -145,12 +148,19 @@ class Run:
     @property
     def config(self) -> dict:
         """Everything that decided the result."""
-        return read_json(self.folder / "config.json")
+        found = read_json(self.folder / "config.json")
+        if not isinstance(found, dict):
+            raise BookError(f"{self.folder / 'config.json'} holds no config; delete {self.folder} and run the same command again")
+        return found
 
     @property
     def log(self) -> pd.DataFrame:
         """The training curve, one row a logged step."""
-        return pd.read_json(self.folder / "log.jsonl", lines=True)
+        path = self.folder / "log.jsonl"
+        try:
+            return pd.read_json(path, lines=True)
+        except (OSError, ValueError) as error:
+            raise BookError(f"{path} is missing or damaged ({error}); delete {self.folder} and run the same command again") from None
 
     def load_into(self, module: torch.nn.Module) -> torch.nn.Module:
         """Put the weights into a module of the same geometry.
@@ -200,10 +210,10 @@ def hardware() -> dict[str, Any]:
     return found
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result."""
+def versions(packages: Iterable[str] = ("sae_lib", "torch", "numpy", "tokenizers", "transformer-lens")) -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
     found = {"python": platform.python_version()}
-    for name in ("sae_lib", "torch", "numpy", "tokenizers", "transformer-lens"):
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -12,11 +12,13 @@ from typing import NamedTuple
 from IPython.display import HTML
 
 from sae_lib import claims, page, storage
+from sae_lib.errors import BookError
 
 COUNTED = "ABCDE"
 """Parts of the ledger that the score is taken over; claims of part F join the table once a chapter measures them."""
 
 _ANY = "all"
+_RESTORE = "Restore it from the repository"
 
 
 class Standing(NamedTuple):
@@ -171,10 +173,17 @@ def _filters() -> str:
 
 
 def _chapters_of_claims() -> dict[int, tuple[str, str]]:
-    """Name and title of the chapter that measures each claim, as the tables at the top of the chapters promise."""
+    """Name and title of the chapter that measures each claim, as the tables at the top of the chapters promise.
+
+    Raises:
+        BookError: a chapter is no notebook.
+    """
     found = {}
     for path in sorted((storage.project_root() / "chapters").glob("[0-9][0-9]_*.ipynb")):
-        cells = storage.read_json(path).get("cells", [])
+        notebook = storage.read_json(path, _RESTORE)
+        if not isinstance(notebook, dict):
+            raise BookError(f"{path} is no notebook. {_RESTORE}")
+        cells = notebook.get("cells", [])
         first, second = ("".join(cell.get("source", "")) for cell in (*cells[:2], {}, {})[:2])
         title = re.search(r"^# (.+)$", first, re.MULTILINE)
         for number in re.findall(r"\bC(\d+)\b", second):

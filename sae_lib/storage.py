@@ -132,6 +132,21 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of which file or folder it is that the system refuses to read it.
+
+    Raises:
+        BookError: it is missing, or may not be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BookError(f"{error.filename or path} is missing") from error
+    except OSError as error:
+        raise BookError(f"{error.filename or path} cannot be read: {error.strerror or error}; check its permissions") from error
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -149,12 +164,12 @@ MEND = "Delete it and run the same command again"
 
 
 def read_json(path: Path, mend: str = MEND) -> Any:
-    """Read a JSON file, or say which file is missing or damaged, and how to mend that."""
+    """Read a JSON file, or say which file is missing, unreadable or damaged, and how to mend that."""
+    with reading(path):
+        content = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BookError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise BookError(f"{path} is damaged: it is no JSON ({error}). {mend}") from None
 
 

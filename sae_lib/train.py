@@ -161,7 +161,8 @@ class _Course:
             self.checkpoint.save(state | moments | self.counters, step, self.rows)
 
     def _is_due(self) -> bool:
-        due = torch.tensor(self.checkpoint.is_due())
+        # Where the sums are, since processes that share accelerators send each other nothing else.
+        due = torch.tensor(self.checkpoint.is_due(), device=self.sums.device)
         if any(map(parallel.is_sharded, self.module.parameters())):
             # The parts are put together by all processes, whose clocks differ.
             parallel.copy_from_first_([due])

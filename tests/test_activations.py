@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sae_lib.activations import ActivationStream, ContextOrder, StoredActivations, save_activations, seeded
+from sae_lib.activations import ActivationStream, ContextOrder, seeded
 from sae_lib.errors import BookError
 from sae_lib.transformer import HOOK
 
@@ -54,19 +54,6 @@ def test_elsewhere_is_another_order_of_the_same_text(stream):
 def test_the_block_bounds_the_memory(stream):
     stream.batch(0)
     assert stream._block.shape == (96, 32)
-
-
-def test_the_store_gives_back_what_the_stream_gave(stream, tmp_path):
-    save_activations(stream, tmp_path / "store", 5)
-    stored = StoredActivations(tmp_path / "store")
-    assert all(torch.equal(stored.batch(i), stream.batch(i)) for i in range(5))
-    with pytest.raises(BookError, match=r"0\.\.4, not 5"):
-        stored.batch(5)
-
-
-def test_an_unfinished_store_is_named(tmp_path):
-    with pytest.raises(BookError, match=r"activations\.json is missing"):
-        StoredActivations(tmp_path)
 
 
 def test_a_corpus_shorter_than_a_context_is_named(tokens):

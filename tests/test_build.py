@@ -1,6 +1,7 @@
 """The runner, on throwaway books of tiny notebooks."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -167,6 +168,43 @@ def test_a_failure_keeps_the_rest_from_beginning(book):
             [*build.plan(book, {})[:1], *[build.plan(book, {})[1]._replace(name=f"chapters/{n}") for n in range(3)]], book / "_site"
         )
     assert not (book / "_site" / "chapters" / "2.ipynb").exists()
+
+
+def test_a_kernel_that_dies_is_named(book):
+    write_chapter(book, "02_two", "import os; os._exit(3)")
+    with pytest.raises(BookError, match=r"chapters/02_two\.ipynb: its kernel ended, or did not start \(.*\)\. Perhaps the memory"):
+        build.run_chapter(build.plan(book, {})[1], book / "_site" / "chapters" / "02_two.ipynb")
+
+
+@pytest.mark.parametrize("failure", [TimeoutError("Kernel didn't respond in 60 seconds"), RuntimeError("Kernel died before replying")])
+def test_a_kernel_that_does_not_start_is_named(book, monkeypatch, failure):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr("papermill.execute_notebook", fail)
+    with pytest.raises(BookError, match=rf"chapters/01_one\.ipynb: its kernel ended, or did not start \({failure}\)"):
+        build.run_chapter(build.plan(book, {})[0], book / "_site" / "01_one.ipynb")
+
+
+class Deadly:
+    """Whoever reads it from another process dies, as of too little memory."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_process_that_is_killed_is_named(book):
+    one, two = build.plan(book, {})
+    with pytest.raises(BookError, match=r"chapters/02_two\.ipynb, or a chapter that ran beside it, was ended from outside\. Perhaps the"):
+        build.run_chapters([one, two._replace(parameters={"SEED": Deadly()})], book / "_site")
+
+
+def test_a_place_that_cannot_be_written_is_named(book):
+    (book / "_site").write_text("a file in the way")
+    with pytest.raises(BookError, match=r"chapters/01_one\.ipynb could not be run into .*_site/chapters/01_one\.ipynb: Not a directory"):
+        build.run_chapter(build.plan(book, {})[0], book / "_site" / "chapters" / "01_one.ipynb")
+    with pytest.raises(BookError, match=r"the pages could not be copied to .*_site: Not a directory\. Free some space"):
+        build.render(book, book / "_site")
 
 
 def test_the_seconds_are_a_table():

@@ -92,12 +92,31 @@ def test_a_curve_falls_from_left_to_right():
     assert "million tokens; upwards the loss" in [text.text for text in tree.findall("{*}text")]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["C"], "there is no run 'C'"), (["A", "--scale", "foo"], "SCALE=foo is unknown")])
-def test_unknown_runs_and_scales_are_named(root, capsys, arguments, message):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["C"], "there is no run 'C'"),
+        (["A", "--scale", "foo"], "SCALE=foo is unknown"),
+        (["A", "--scale", "released"], "those that ship already; --scale night"),
+        (["A", "--scale", "smoke"], "weights of smoke are not shipped"),
+    ],
+)
+def test_runs_and_scales_that_are_not_shipped_are_named(root, capsys, arguments, message):
     with pytest.raises(SystemExit) as end:
         cli.main(["release", *arguments])
     assert end.value.code == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "message"), [("MANIFEST.json", "is no manifest of released weights"), ("notes.md", "no release wrote")])
+def test_a_folder_that_is_no_release_is_refused_before_anything_is_trained(root, capsys, name, message):
+    (root / "checkpoints").mkdir()
+    (root / "checkpoints" / name).write_text("[]")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["release", "A", "--scale", "tiny"])
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not (root / "runs").exists()
 
 
 def test_it_starts_in_the_book(tmp_path, monkeypatch, capsys):

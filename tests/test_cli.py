@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it ends, when something is wrong."""
 
+import re
 import subprocess
 import sys
 from typing import ClassVar
@@ -29,6 +30,26 @@ def test_help_names_every_option(capsys, command):
     assert all(option in out for option in ("--scale", "--corpus", "--seed"))
 
 
+@pytest.mark.parametrize(
+    ("command", "refused"),
+    [
+        ("book", set()),
+        ("results", {"smoke"}),
+        ("train", {"released"}),
+        ("atlas", set()),
+        ("export", set()),
+        ("sweep", set()),
+        ("release", {"released", "smoke"}),
+    ],
+)
+def test_help_names_the_scales_that_a_command_takes(capsys, command, refused):
+    from sae_lib.scales import SCALES
+
+    out = run(capsys, command, "--help")[1]
+    assert set(SCALES) & set(re.findall(r"\w+", out)) == set(SCALES) - refused
+    assert ("the chapters' own" in re.sub(r"\W*\n\W*", " ", out)) == (command in ("book", "results"))
+
+
 @pytest.mark.parametrize("command", [["book"], ["train", "A"]])
 def test_unknown_scale_lists_the_scales(capsys, command):
     status, out, err = run(capsys, *command, "--scale", "foo")
@@ -47,6 +68,31 @@ def test_unknown_resampling_arm(capsys):
     status, _, err = run(capsys, "train", "A/1", "--resampling", "often")
     assert status == 1
     assert "'often'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "A", "B", "--resampling", "naive"], "features are resampled, and A has none"),
+        (["train", "A", "--scale", "released"], "ship with the book; SCALE=night"),
+        (["train", "A", "--seed", "-1"], "SEED=-1 is no seed"),
+        (["atlas", "--out", "HERE", "--seed", "4294967296"], "SEED=4294967296 is no seed"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(capsys, tmp_path, arguments, message):
+    arguments = [str(tmp_path / "atlas") if argument == "HERE" else argument for argument in arguments]
+    status, out, err = run(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/there/file")
+
+    monkeypatch.setattr("sae_lib.build.build_book", full)
+    assert run(capsys, "book") == (1, "", "sae-book: /there/file: No space left on device; check the permissions and the space\n")
 
 
 def test_a_problem_of_the_reader_is_one_line(capsys, monkeypatch):

@@ -1,6 +1,9 @@
 """Reading files: every format, and every way in which a file can be bad."""
 
+import errno
 import json
+import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -133,6 +136,51 @@ def test_missing_corpus(tmp_path, spec):
 def test_an_impossible_glob_is_explained(tmp_path):
     with pytest.raises(BookError, match="between two slashes"):
         open_corpus(f"files:{tmp_path}/**.md")
+
+
+def test_a_path_that_cannot_be_looked_at_is_named(tmp_path):
+    for spec in (f"files:{'x' * 300}", f"hub:{'x' * 300}"):
+        # Newer Pythons say that it is not there.
+        with pytest.raises(BookError, match=r"x cannot be read: File name too long|no file or folder|cannot be opened"):
+            _ = open_corpus(spec).fingerprint
+    with pytest.raises(BookError, match=r"files:~nobody-of-that-name/texts: there is no such user here"):
+        open_corpus("files:~nobody-of-that-name/texts")
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.txt"])
+def test_folders_that_cannot_be_listed_are_named_and_hidden_ones_are_not_looked_at(tmp_path, monkeypatch, pattern):
+    for name in ("open", "closed", ".hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    (tmp_path / "link").symlink_to("open")
+    shut, scandir = ["hidden"], os.scandir
+
+    def refuse(path):
+        if str(path).endswith(tuple(shut)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert open_corpus(f"files:{tmp_path}{pattern}").facts()[tmp_path.name]["n_files"] == 2
+    shut.append("closed")
+    with pytest.raises(BookError, match=r"/closed cannot be read: Permission denied; check its permissions"):
+        open_corpus(f"files:{tmp_path}{pattern}")
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.txt"])
+def test_a_link_that_points_nowhere_is_named(tmp_path, pattern):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").symlink_to("gone.txt")
+    with pytest.raises(BookError, match=r"b\.txt points at a file that is not there; mend that link or remove it"):
+        open_corpus(f"files:{tmp_path}{pattern}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep such names out")
+def test_a_name_that_is_no_utf8_is_refused(tmp_path):
+    for spec in ("files:{}", "files:{}/*.txt", "files:{}/caf\udce9.txt"):
+        (tmp_path / "caf\udce9.txt").write_text("text")
+        with pytest.raises(BookError, match=r"caf\\udce9\.txt' is no UTF-8; rename it"):
+            open_corpus(spec.format(tmp_path))
 
 
 def test_empty_corpus(tmp_path):

@@ -1,6 +1,8 @@
 """Recipes, strata and the split into train and validation."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def test_weights_multiply_and_sum_to_one(recipe):
     corpus = recipe(GOOD)
     assert {name: round(weight, 6) for name, weight in corpus.strata} == {"prose": 0.675, "law": 0.075, "code": 0.25}
     assert all(document.text.startswith("law") and document.source == "law" for document in corpus.documents("law"))
-    assert list(corpus.sources["stratum"]) == ["prose", "law", "code"]
+    assert corpus.facts()["code"]["n_files"] == 30
 
 
 def test_pocket_inside_a_recipe_keeps_its_own_shares(recipe):
@@ -145,6 +147,18 @@ def test_a_handful_of_documents_still_holds_one_out(tmp_path, n):
     assert len(train) + len(held_out) == n
     assert train
     assert held_out
+
+
+def test_a_text_of_which_all_is_held_out_is_refused_and_not_waited_for(tmp_path):
+    for i in (3, 33):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}")
+    message = f"files:{tmp_path}: every document of {tmp_path.name} falls on the held-out side, so none is left to train on"
+    with pytest.raises(BookError, match=message):
+        list(open_corpus(f"files:{tmp_path}").documents(tmp_path.name, "train"))
+    train = "import sys; from sae_lib.corpus import *; train_tokenizer(open_corpus(sys.argv[1]), 300, 1000, sys.argv[2])"
+    command = [sys.executable, "-c", train, f"files:{tmp_path}", tmp_path / "tokenizer.json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert message in done.stderr
 
 
 def test_one_document_cannot_be_split(tmp_path):

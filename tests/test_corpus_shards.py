@@ -220,7 +220,7 @@ def test_a_tokenizer_that_does_not_match(corpus, built, tmp_path):
         TokenShards.open(built.folder, other)
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "foreign", "no json", "other json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "foreign", "no json", "other json", "odd json"])
 def test_damaged_shards_are_named(built, tokenizer, tmp_path, damage):
     folder = shutil.copytree(built.folder, tmp_path / "s")
     path = folder / "train-00000.bin"
@@ -233,7 +233,7 @@ def test_damaged_shards_are_named(built, tokenizer, tmp_path, damage):
         path.write_bytes(b"\0" * len(content))
     else:
         path = folder / "shards.json"
-        path.write_text("{" if damage == "no json" else '{"format": 0}')
+        path.write_text({"no json": "{", "other json": '{"format": 0}', "odd json": '{"format": 2, "files": {"x": 3}}'}[damage])
     with pytest.raises(BookError, match=path.name):
         TokenShards.open(folder, tokenizer)
 

@@ -18,6 +18,7 @@ from sae_lib.interchange import (
     DICTIONARIES,
     MODELS,
     Facts,
+    Imported,
     export_dictionary,
     export_model,
     folded_bias,
@@ -265,6 +266,31 @@ def test_what_no_export_wrote_is_never_replaced(odd_sae, tmp_path, force):
     assert (folder / "thesis.txt").read_text() == "three years"
     with pytest.raises(BookError, match=r"thesis\.txt is a file"):
         export_dictionary(odd_sae, folder / "thesis.txt", "saelens", FACTS, force)
+
+
+@pytest.mark.parametrize("to", DICTIONARIES)
+def test_a_disk_that_fills_while_the_weights_are_written_is_named(odd_sae, tmp_path, to):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        with pytest.raises(BookError, match=r"could not write .*File too large"):
+            export_dictionary(odd_sae, tmp_path / "out", to, FACTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_looked_at_is_named(odd_sae, tmp_path):
+    place = tmp_path / ("x" * 300)
+    # Newer Pythons say that it is not there.
+    message = r"x cannot be read: File name too long|is missing|could not write"
+    with pytest.raises(BookError, match=message):
+        import_dictionary(place)
+    with pytest.raises(BookError, match=message):
+        export_dictionary(odd_sae, place, "saelens", FACTS)
+    with pytest.raises(BookError, match=message):
+        save_dictionary(Imported(odd_sae, "SAELens", "standard", "", ""), place)
 
 
 @pytest.mark.parametrize("stands", [False, True])

@@ -194,6 +194,12 @@ def test_unknown_names_are_named(tiny, ask, named):
         ask(Lab("tiny", device="cpu"))
 
 
+@pytest.mark.parametrize("seed", [-1, True, 2**32])
+def test_a_seed_out_of_its_range_is_refused_at_once(seed):
+    with pytest.raises(BookError, match=f"SEED={seed} is no seed; give a whole number from 0 to 4294967295"):
+        Lab("smoke", seed)
+
+
 def test_an_unknown_scale_lists_those_there_are():
     with pytest.raises(BookError, match="SCALE=foo is unknown; choose one of smoke, laptop, night, released, colab, paper"):
         Lab("foo")

@@ -57,3 +57,20 @@ def test_alone_nothing_is_shared(monkeypatch):
     monkeypatch.setattr(parallel, "world", lambda: 3)
     with pytest.raises(BookError, match="3 processes do not divide the 20 contexts of a step; start 1 or 2 or 4 or 5 of them"):
         parallel.share(20, "contexts")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x is no number of processes; unset it, or start the command with torchrun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 asks for several processes, and RANK is not set; unset it"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "and MASTER_ADDR is not set"),
+    ],
+)
+def test_a_group_that_nobody_started_is_named(monkeypatch, given, message):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BookError, match=message):
+        parallel.join()

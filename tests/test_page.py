@@ -78,12 +78,6 @@ def test_renderer_is_the_books_only_when_asked(lab_module, monkeypatch):
         page.setup("smoke")
 
 
-@pytest.mark.parametrize("seed", [-1, True, 2**32])
-def test_seed_that_is_none(lab_module, seed):
-    with pytest.raises(BookError, match="is no seed"):
-        page.setup("smoke", seed)
-
-
 def test_show_source_shows_the_lines():
     code = page.show_source(Lab.__init__)
     assert code.data.startswith("def __init__(self, scale_name")

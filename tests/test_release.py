@@ -1,8 +1,14 @@
 """Released weights: what is written can be opened, and nothing else can."""
 
+import errno
 import http.server
 import json
+import shutil
+import subprocess
+import sys
 import threading
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,7 +109,7 @@ def test_a_released_run_says_where_it_comes_from(folder):
     run = release.Released("A/1")
     assert run.config.keys() == {"kind", "geometry", "weights"}
     assert (run.config["kind"], run.config["geometry"], len(run.config["weights"])) == ("dictionary", SAE, len(list(folder.glob("A-1-*"))))
-    assert run.measured == {"l0": 9.5}
+    assert json.loads((folder / "MANIFEST.json").read_text())["runs"]["A/1"]["measured"] == {"l0": 9.5}
     assert run.provenance["versions"]["torch"]
     assert run.log["loss"].tolist() == [pytest.approx(1 / 3, rel=1e-5)]
     assert release.released_names() == ["A", "A/1"]
@@ -143,14 +149,59 @@ def test_a_missing_shard_is_named(folder):
         ('{"format": 99, "runs": {}}', "newer version of the book"),
         ('{"runs": {}}', "no manifest of released weights"),
         ("[]", "no manifest of released weights"),
+        ('{"format": 1, "address": "", "runs": {}}', "no manifest of released weights"),
+        ('{"format": 1, "address": "", "runs": {"tokenizer": {"files": [{"name": "x"}]}}}', "no manifest of released weights"),
         ("{", "is damaged"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(folder, content, message):
     (folder / "MANIFEST.json").write_text(content)
     release._manifest.cache_clear()
-    with pytest.raises(BookError, match=message):
-        sae_lib.released("A/1")
+    for name in ("A/1", "tokenizer"):
+        with pytest.raises(BookError, match=message):
+            sae_lib.released(name)
+
+
+def test_a_manifest_whose_run_lacks_an_entry_is_refused(folder):
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    del manifest["runs"]["A/1"]["log"]
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    release._manifest.cache_clear()
+    with pytest.raises(BookError, match=r"MANIFEST\.json is no manifest of released weights; restore it"):
+        sae_lib.released("A")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_release_that_fails_halfway_leaves_the_one_before(folder, modules, tmp_path, monkeypatch, failure):
+    before, written, save = contents(folder), [], release.save_tensors
+
+    def fill(path, tensors):
+        if len(written) == 2:
+            raise failure
+        written.append(path)
+        save(path, tensors)
+
+    with torch.no_grad():
+        modules["A"].embed.W_E += 1
+    run = trained(modules["A"], "model", GEOMETRY | {"seed": 1})
+    monkeypatch.setattr(release, "save_tensors", fill)
+    with pytest.raises((BookError, KeyboardInterrupt)):
+        release.write_release(folder, {"A": run}, tmp_path / "tokenizer.json", {}, "")
+    assert len(written) == 2
+    assert contents(folder) == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_no_release_wrote_is_not_replaced(folder, modules, tmp_path):
+    (folder / "notes.md").write_text("mine")
+    before = contents(folder)
+    with pytest.raises(BookError, match=r"checkpoints holds notes\.md, which no release wrote"):
+        release.write_release(folder, {}, tmp_path / "tokenizer.json", {}, "")
+    assert contents(folder) == before
 
 
 def test_a_second_release_leaves_nothing_of_the_first(folder, modules, tmp_path):
@@ -208,3 +259,29 @@ def test_a_file_that_cannot_be_fetched_is_named(elsewhere, folder):
     with pytest.raises(BookError, match=r"could not fetch .*A-1-1of\d+.safetensors whole .*404"):
         sae_lib.released("A/1")
     assert not list(elsewhere.rglob("A-1-1of*"))
+
+
+def test_an_installed_package_finds_the_manifest_in_itself(tmp_path):
+    root, source = Path(__file__).parents[1], tmp_path / "source"
+    shutil.copytree(root / "sae_lib", source / "sae_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements-run.txt", "README.md", "LICENSE", "checkpoints/MANIFEST.json"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(root / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    files = {path.relative_to(source / "sae_lib") for path in (source / "sae_lib").rglob("*") if path.is_file()}
+    inside = {
+        path.relative_to(tmp_path / "installed" / "sae_lib") for path in (tmp_path / "installed/sae_lib").rglob("*") if path.is_file()
+    }
+    assert inside == files | {Path("checkpoints/MANIFEST.json")}
+    shutil.rmtree(source)
+    ask = "import sys; sys.path.insert(0, sys.argv[1]); from sae_lib import release; print(release.__file__, *release.released_names())"
+    told = subprocess.run(
+        [sys.executable, "-c", ask, tmp_path / "installed"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.split()
+    runs = json.loads((root / "checkpoints/MANIFEST.json").read_text())["runs"]
+    assert told[0] == str(tmp_path / "installed/sae_lib/release.py")
+    assert sorted(told[1:]) == sorted(set(runs) - {"tokenizer"})

@@ -1,12 +1,13 @@
 import json
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from sae_lib.errors import BookError
-from sae_lib.runs import Checkpoint, Run, Stopped, finish, run_steps, stoppable
+from sae_lib.runs import Checkpoint, Run, Stopped, finish, run_steps, runs_folder, stoppable
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.storage import save_tensors
 
@@ -124,6 +125,37 @@ def test_missing_weights_and_newer_formats_are_named():
     (run.folder / "run.json").write_text(json.dumps(facts))
     with pytest.raises(BookError, match="newer version"):
         Run(run.folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"format": "2", "weights_sha256": ""}'])
+def test_a_folder_whose_facts_are_none_is_named(content):
+    run = make([])
+    (run.folder / "run.json").write_text(content)
+    with pytest.raises(BookError, match=r"run\.json describes no run; delete .* and run the same command again"):
+        Run(run.folder)
+
+
+def test_a_curve_or_a_config_that_is_gone_is_named():
+    run = make([])
+    (run.folder / "log.jsonl").write_text("{")
+    with pytest.raises(BookError, match=r"log\.jsonl is missing or damaged"):
+        _ = run.log
+    (run.folder / "log.jsonl").unlink()
+    with pytest.raises(BookError, match=r"log\.jsonl is missing or damaged"):
+        _ = run.log
+    (run.folder / "config.json").write_text("[]")
+    with pytest.raises(BookError, match=r"config\.json holds no config"):
+        _ = run.config
+
+
+def test_a_folder_of_runs_is_seen_from_the_project(tmp_path, monkeypatch):
+    for name in ("_config.yml", "pyproject.toml", "chapters/07.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "chapters")
+    for given, found in (("", tmp_path / "runs"), ("mine/runs", tmp_path / "mine" / "runs"), ("/there", Path("/there"))):
+        monkeypatch.setenv("SAE_BOOK_RUNS", given)
+        assert runs_folder() == found
 
 
 def test_weights_of_another_geometry_are_named():

@@ -109,9 +109,10 @@ def test_summary_is_one_line_of_the_stored_numbers(project):
     assert scorecard.summary().count("\n") == 1
 
 
-def test_a_damaged_file_is_named(project):
-    (project / "chapters" / f"{CHAPTER}.ipynb").write_text("{")
-    with pytest.raises(BookError, match=CHAPTER):
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_file_is_named(project, content):
+    (project / "chapters" / f"{CHAPTER}.ipynb").write_text(content)
+    with pytest.raises(BookError, match=rf"{CHAPTER}\.ipynb .*\. Restore it from the repository"):
         scorecard.table()
 
 

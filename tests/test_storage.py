@@ -39,15 +39,18 @@ def test_fingerprint_ignores_order_and_sees_values():
     assert len(fingerprint([])) == 12
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[" * 100_000])
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(BookError, match=r"x\.json is damaged"):
         read_json(tmp_path / "x.json")
 
 
-def test_missing_json_is_named(tmp_path):
+def test_json_that_is_missing_or_cannot_be_read_is_named(tmp_path):
     with pytest.raises(BookError, match=r"x\.json is missing"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(BookError, match=r"x\.json cannot be read: Is a directory; check its permissions"):
         read_json(tmp_path / "x.json")
 
 

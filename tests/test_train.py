@@ -7,18 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small
 import torch
 from small import DICTIONARY, MODEL, dictionary_run, held_out, model_run
 
+from sae_lib import parallel
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.resampling import ResamplingSchedule
+from sae_lib.runs import Checkpoint
 from sae_lib.sae import geometric_median
 from sae_lib.storage import load_tensors
-from sae_lib.train import DictionaryTraining, validation_loss
+from sae_lib.train import DictionaryTraining, _Course, validation_loss
 
 RUNS = pytest.mark.parametrize("run", [model_run, dictionary_run])
 
@@ -187,6 +190,21 @@ def test_two_processes_take_the_steps_of_one(kind, how, model, tokens, tmp_path)
     for one, two in zip(rows, found, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert all(one[name] == two[name] for name in ("step", "dead_share", "resampled", "l0") if name in one)
+
+
+def test_whether_a_checkpoint_is_due_is_asked_on_the_device_of_the_training(monkeypatch):
+    sent = []
+
+    def send(tensors):
+        sent.extend(tensors)
+        raise InterruptedError
+
+    monkeypatch.setattr(parallel, "is_sharded", lambda _: True)
+    monkeypatch.setattr(parallel, "copy_from_first_", send)
+    state = SimpleNamespace(checkpoint=Checkpoint(Path()), module=torch.nn.Linear(1, 1), sums=torch.zeros(2, device="meta"))
+    with pytest.raises(InterruptedError):
+        _Course._is_due(state)
+    assert [tensor.device for tensor in sent] == [state.sums.device]
 
 
 def test_bf16_follows_float32(model, tokens, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from sae_lib.errors import BookError
+from sae_lib.storage import reading
 
 MAX_LINE_BYTES = 2**27
 """Longest line of a JSON lines file, in bytes (128 MiB); it bounds the memory that one document can ask for."""
@@ -58,15 +59,13 @@ class Record(NamedTuple):
 
 def file_edges(path: Path) -> list:
     """Size of a file and a hash of its head and tail: what a fingerprint knows of it without reading it all."""
-    try:
+    with reading(path):
         size = path.stat().st_size
         with open(path, "rb") as file:
             digest = hashlib.sha256(file.read(EDGE_BYTES))
             if size > EDGE_BYTES:
                 file.seek(-EDGE_BYTES, os.SEEK_END)
                 digest.update(file.read(EDGE_BYTES))
-    except OSError as error:
-        raise BookError(f"{path} cannot be read: {error.strerror or error}") from error
     return [size, digest.hexdigest()[:16]]
 
 
@@ -76,20 +75,19 @@ def read_records(path: Path, columns: tuple[str, ...] = (), skip: Skip | None = 
     Args:
         path: `.jsonl`, `.jsonl.zst` or `.parquet`; anything else is plain text.
         columns: fields wanted besides `text` and `meta` (parquet reads no others).
-        skip: called for each undecodable line or file, which is then left out.
+        skip: called for each undecodable line of JSON and each undecodable file of text, which is then left out; of parquet
+            nothing is.
 
     Raises:
         BookError: the file cannot be read; file and line are named.
     """
-    try:
+    with reading(path):
         if path.name.endswith((".jsonl", ".jsonl.zst")):
             yield from _json_records(path, skip)
         elif path.suffix == ".parquet":
             yield from _parquet_records(path, columns)
         else:
             yield from _text_records(path, skip)
-    except OSError as error:
-        raise BookError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def text_of(record: Record, skip: Skip | None = None) -> str:

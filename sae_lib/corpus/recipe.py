@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from sae_lib.corpus.documents import Document
 from sae_lib.corpus.pocket import PocketSource, pocket_weights
 from sae_lib.corpus.sources import FileSource, HubSource, Source
@@ -79,19 +77,6 @@ class Corpus:
         places = self._part(stratum).source.skipped
         return {"n": len(places), "first": [_short(place) for place in list(places)[:5]]}
 
-    @property
-    def sources(self) -> pd.DataFrame:
-        """One row a stratum: its share of the tokens and where its text comes from."""
-        rows = []
-        for part in self._parts.values():
-            origin = f"{part.by} = {part.value}" if part.by else ""
-            facts = part.source.facts()
-            rows.append(
-                {"stratum": part.name, "share": part.weight, "source": part.source.name, "selected": origin}
-                | {key: facts.get(key) for key in ("n_files", "n_bytes")}
-            )
-        return pd.DataFrame(rows)
-
     def facts(self) -> dict[str, Any]:
         """What the shards' JSON says of each source: files, bytes, versions of installed packages that were read."""
         return {part.source.name: part.source.facts() for part in self._parts.values()}
@@ -114,12 +99,18 @@ class Corpus:
         if split is None or part.source.has_splits:
             yield from part.source.texts(split, part.by, part.value)
             return
-        exception = self._exception(part)
+        exception, n_texts = self._exception(part), 0
         for text in part.source.texts(None, part.by, part.value):
             digest = _digest(text)
             is_held_out = _is_held_out(digest) or digest == exception
             if is_held_out == (split == "validation"):
+                n_texts += 1
                 yield text
+        if not n_texts:
+            raise BookError(
+                f"{self.spec}: every document of {part.name} falls on the held-out side, so none is left to train on; "
+                "give more documents, or a folder with train-* and validation.* files"
+            )
 
     def _exception(self, part: Part) -> bytes | None:
         """The one document that is held out when the hash holds out none, as happens with a handful of documents."""

@@ -122,11 +122,12 @@ class TokenShards:
         """
         folder = Path(folder)
         meta = read_json(folder / META)
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT or not isinstance(meta.get("files"), dict):
+        files = meta.get("files") if isinstance(meta, dict) and meta.get("format") == FORMAT else None
+        if not isinstance(files, dict) or not all(isinstance(edges, list) and len(edges) == 2 for edges in files.values()):
             raise BookError(f"{folder / META} describes no token shards of this version; delete {folder} and run the same command again")
         if meta.get("tokenizer_sha256") != tokenizer_sha256(tokenizer):
             raise BookError(f"{folder} was made with another tokenizer; delete it, or use the tokenizer it was made with")
-        for name, edges in meta["files"].items():
+        for name, edges in files.items():
             path = folder / name
             if not path.is_file():
                 raise BookError(f"{path} is missing; delete {folder} and run the same command again")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from sae_lib.corpus.documents import Record, file_edges, meta_of, read_records, text_of
 from sae_lib.errors import BookError
-from sae_lib.storage import project_root
+from sae_lib.storage import project_root, reading
 
 FOLDER_SUFFIXES = (".jsonl", ".jsonl.zst", ".txt", ".parquet")
 """What a folder is searched for; a glob or a file name may ask for any other plain text."""
@@ -63,7 +63,7 @@ class FileSource:
             skip_undecodable: leave out, and count, what is no UTF-8 instead of stopping.
 
         Raises:
-            BookError: there is no such path, or no file to read in it.
+            BookError: there is no such path, no file to read in it, or a file that cannot be read.
         """
         if not spec:
             raise BookError("files: names no path; write for instance files:texts or files:texts/*.jsonl.zst")
@@ -129,8 +129,9 @@ class HubSource:
         self.path, _, configuration = self.spec.partition(":")
         self.configuration = configuration or None
         local = project_root() / self.path
-        if local.is_dir():
-            self.path = str(local)
+        with reading(local):
+            if local.is_dir():
+                self.path = str(local)
         self.name = self.spec.rsplit("/", 1)[-1]
         self.skipped: dict[str, None] = {}
         self._splits: Any = None
@@ -204,27 +205,37 @@ class HubSource:
 
 
 def _find(spec: str) -> tuple[Path, list[Path], bool]:
-    parts = Path(spec).expanduser().parts
+    try:
+        parts = Path(spec).expanduser().parts
+    except RuntimeError:
+        raise BookError(f"files:{spec}: there is no such user here; write the path in full") from None
     n_fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     fixed = str(Path(*parts[:n_fixed]))
     for word, key in (("{stdlib}", "stdlib"), ("{site-packages}", "purelib")):
         fixed = fixed.replace(word, sysconfig.get_paths()[key])
     root = Path(os.path.normpath(project_root() / fixed))
-    if n_fixed == len(parts) and root.is_file():
-        return root.parent, [root], False
-    if not root.is_dir():
-        raise BookError(f"files:{spec}: there is no file or folder {root}")
-    if is_folder := n_fixed == len(parts):
-        found = [path for path in root.rglob("*") if path.name.endswith(FOLDER_SUFFIXES)]
-    else:
-        try:
-            found = list(root.glob(str(Path(*parts[n_fixed:]))))
-        except ValueError as error:
-            raise BookError(f"files:{spec}: {error}; write ** between two slashes, as in files:texts/**/*.md") from None
+    is_folder = n_fixed == len(parts)
     # Outside a virtual environment the installed packages lie inside the standard library's folder.
     left_out = {"site-packages", "dist-packages"} if "{stdlib}" in spec else set()
-    n_root = len(root.parts)
-    found = [path for path in found if not any(part[0] == "." or part in left_out for part in path.parts[n_root:]) and path.is_file()]
+    with reading(root):
+        if is_folder and root.is_file():
+            return root.parent, [_named(root)], False
+        if not root.is_dir():
+            raise BookError(f"files:{spec}: there is no file or folder {root}")
+        # A glob passes over folders that it cannot list, without a word.
+        below = list(_below(root, left_out)) if is_folder or "**" in parts else []
+        if is_folder:
+            found = [path for path in below if path.name.endswith(FOLDER_SUFFIXES)]
+        else:
+            try:
+                found = list(root.glob(str(Path(*parts[n_fixed:]))))
+            except ValueError as error:
+                raise BookError(f"files:{spec}: {error}; write ** between two slashes, as in files:texts/**/*.md") from None
+        n_root = len(root.parts)
+        found = [path for path in found if not any(part[0] == "." or part in left_out for part in path.parts[n_root:])]
+        if dangling := next((path for path in found if path.is_symlink() and not path.exists()), None):
+            raise BookError(f"{dangling} points at a file that is not there; mend that link or remove it")
+        found = [_named(path) for path in found if path.is_file()]
     if not found and is_folder:
         raise BookError(
             f"files:{spec}: the folder {root} holds no {', '.join(FOLDER_SUFFIXES)} file; a glob such as files:{spec}/*.md reads other text"
@@ -232,6 +243,26 @@ def _find(spec: str) -> tuple[Path, list[Path], bool]:
     if not found:
         raise BookError(f"files:{spec}: no file matches in {root}")
     return root, sorted(found), is_folder
+
+
+def _below(root: Path, left_out: set[str]) -> Iterator[Path]:
+    """Every file below a folder but in hidden ones; a folder that cannot be listed is an error, and a link to one is not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] != "." and name not in left_out]
+        yield from (Path(folder, name) for name in names)
+
+
+def _named(path: Path) -> Path:
+    """A path that can be written down, as what a run was trained on."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise BookError(f"the name {str(path)!a} is no UTF-8; rename it") from None
+    return path
 
 
 def _name_of(spec: str, root: Path) -> str:
