@@ -217,19 +217,22 @@ def median_interval(sums: PairSums, n: int = 500, seed: int = 0) -> tuple[float,
 
     Returns:
         Median, lower and upper end; the ends are nan where all tokens are one block. A pair that does not vary in a draw
-        counts as 0 there: without it the median would be that of the commoner features, and its interval lie above it. A pair
-        that never varies is left out.
+        keeps its value there, because such a draw says nothing about it; one that never varies is left out. The draws are
+        centred on the median (`bootstrap.interval`), and the ends kept within [-1, 1].
 
     Source: ours; the paper gives the median 0.72 without an interval.
     """
     shape = sums.activation.shape[1:]
-    known = np.isfinite(_pearson(sums.activation.sum(0)[None])[0])
+    whole = _pearson(sums.activation.sum(0))
+    known = np.isfinite(whole)
 
     def median(totals: Float64[np.ndarray, "draw column"]) -> Float64[np.ndarray, " draw"]:
-        return np.median(np.nan_to_num(_pearson(totals.reshape(-1, *shape))[:, known]), axis=1)
+        drawn = _pearson(totals.reshape(-1, *shape))[:, known]
+        return np.median(np.where(np.isfinite(drawn), drawn, whole[known]), axis=1)
 
-    by_block = sums.activation.reshape(len(sums.activation), -1)
-    return float(median(by_block.sum(0)[None])[0]), *bootstrap.interval(median, by_block, n, seed=seed)
+    value = float(np.median(whole[known]))
+    low, high = bootstrap.interval(median, sums.activation.reshape(len(sums.activation), -1), n, seed=seed, value=value)
+    return value, max(low, -1.0), min(high, 1.0)
 
 
 def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -243,8 +246,9 @@ def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
         seed: of the draws.
 
     Returns:
-        Rows `logit`, `attribution` and `difference` (attribution less logit), with `relation` in [-1, 1] and the ends `low`
-        and `high` of its 95% interval. Pairs for which one of the three is not defined are left out.
+        Rows `logit`, `attribution` and `difference` (attribution less logit), with `relation` in [-1, 1] (the difference in
+        [-2, 2]) and the ends `low` and `high` of its 95% interval, centred on it and kept within that range. Pairs for which
+        one of the three is not defined are left out.
 
     Source: Bricken et al. 2023, "Universality" (two scatter plots; the correlation is ours).
     """
@@ -258,10 +262,11 @@ def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
         return _row_pearson(activation, attribution if similarity == "attribution" else np.broadcast_to(sums.logit, activation.shape))
 
     rows = []
-    for name in ("logit", "attribution", "difference"):
+    for name, bound in (("logit", 1.0), ("attribution", 1.0), ("difference", 2.0)):
         statistic = partial(relation, similarity=name)
-        low, high = bootstrap.interval(statistic, by_block, n, seed=seed)
-        rows.append({"similarity": name, "relation": float(statistic(by_block.sum(0)[None])[0]), "low": low, "high": high})
+        value = float(statistic(by_block.sum(0)[None])[0])
+        low, high = bootstrap.interval(statistic, by_block, n, seed=seed, value=value)
+        rows.append({"similarity": name, "relation": value, "low": max(low, -bound), "high": min(high, bound)})
     return pd.DataFrame(rows)
 
 

@@ -184,6 +184,22 @@ def test_a_pair_that_fires_in_few_documents_stays_in_the_median():
     assert universality.median_interval(sums, n=100) == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_intervals_hold_what_was_measured():
+    # Most pairs fire in one block only, and a draw has about two thirds of the blocks.
+    rare = sums_of([[0.9] * 30 + [0.3] * 20] * 20, [0] * 50, [0] * 50)
+    for pair in range(30):
+        rare.activation[np.arange(20) != pair % 20, pair] = [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    median, low, high = universality.median_interval(rare, n=200)
+    assert low <= median <= high
+    # The logit weights follow the text as it is, so that they follow every draw of it less.
+    noisy = sums_of(np.random.default_rng(0).uniform(0.2, 0.8, (20, 50)), [0] * 50, [0.5] * 50)
+    noisy = noisy._replace(attribution=noisy.activation[::-1], logit=noisy.similarities()["activation"].to_numpy())
+    table = universality.relations(noisy, n=200)
+    assert ((table["low"] <= table["relation"] + 1e-9) & (table["relation"] - 1e-9 <= table["high"])).all()
+    assert (table["low"] < table["relation"]).iloc[0]
+    assert table["high"].iloc[:2].le(1).all()
+
+
 def test_relations_by_hand():
     sums = sums_of([[0.1, 0.2, 0.3, 0.4]] * 3, [0.4, 0.3, 0.2, 0.1], [0.2, 0.4, 0.6, 0.8])
     table = universality.relations(sums, n=20).set_index("similarity")
