@@ -114,6 +114,7 @@ def pair_sums(
     documents: Int[np.ndarray, "..."] | None = None,
     n_blocks: int = 40,
     batch_contexts: int | None = None,
+    exchanged: Int[np.ndarray, " pair"] | None = None,
 ) -> PairSums:
     """What three similarities of given pairs need, summed within blocks of documents, in one pass.
 
@@ -129,6 +130,8 @@ def pair_sums(
         documents: which document each token belongs to; None takes all tokens for one block.
         n_blocks: the documents are dealt out to so many blocks, fewer if there are fewer documents.
         batch_contexts: contexts a batch; None chooses so that a batch stays in the processor's cache.
+        exchanged: for each pair, the pair whose logit weights the side of B is given; None leaves each its own. What is left
+            of the similarity of attributions is then what the activations in them bring about.
 
     Raises:
         BookError: a pair names a feature that is not there, the contexts are too short, or the documents are of other tokens.
@@ -148,6 +151,8 @@ def pair_sums(
         for side, (model, sae) in enumerate([(model_a, sae_a), (model_b, sae_b)])
     ]
     weights = [_median_free(logit_matrix(model, _directions(model, sae)[chosen])).to(home) for model, sae, chosen in sides]
+    if exchanged is not None:
+        weights[1] = weights[1][torch.from_numpy(exchanged).to(home)]
     activation, attribution = (torch.zeros(6, n_blocks * n, dtype=torch.float64, device=home) for _ in range(2))
     width = max(n, *(model.W_out.shape[0] for model in (model_a, model_b)))
     for rows in context_batches(tokens, width, batch_contexts or _batch(tokens, width)):
@@ -248,17 +253,18 @@ def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
     Returns:
         Rows `logit`, `attribution` and `difference` (attribution less logit), with `relation` in [-1, 1] (the difference in
         [-2, 2]) and the ends `low` and `high` of its 95% interval, centred on it and kept within that range. Pairs for which
-        one of the three is not defined are left out.
+        one of the three is not defined are left out; one that does not vary in a draw keeps its value there.
 
     Source: Bricken et al. 2023, "Universality" (two scatter plots; the correlation is ours).
     """
     both = np.stack([sums.activation, sums.attribution], axis=1)
-    by_block = both.reshape(len(both), -1)
+    by_block, whole = both.reshape(len(both), -1), _pearson(both.sum(0))
 
     def relation(totals: Float64[np.ndarray, "draw column"], similarity: str) -> Float64[np.ndarray, " draw"]:
         if similarity == "difference":
             return relation(totals, "attribution") - relation(totals, "logit")
-        activation, attribution = _pearson(totals.reshape(-1, *both.shape[1:])).swapaxes(0, 1)
+        drawn = _pearson(totals.reshape(-1, *both.shape[1:]))
+        activation, attribution = np.where(np.isfinite(drawn), drawn, whole).swapaxes(0, 1)
         return _row_pearson(activation, attribution if similarity == "attribution" else np.broadcast_to(sums.logit, activation.shape))
 
     rows = []

@@ -148,6 +148,20 @@ def test_sums_by_block_add_up_and_know_their_documents(models, dictionaries, tok
     assert few.activation.shape[0] == 2
 
 
+def test_exchanged_logit_weights_are_those_of_another_pair(models, dictionaries, tokens):
+    pairs, order = np.array([[0, 3], [5, 5], [29, 24]]), np.array([2, 0, 1])
+    sides = models[0], dictionaries[0], models[1], dictionaries[1], pairs, tokens
+    own, found = universality.pair_sums(*sides), universality.pair_sums(*sides, exchanged=order)
+    assert found.activation == pytest.approx(own.activation)
+    assert found.attribution[..., [1, 3]] == pytest.approx(own.attribution[..., [1, 3]])  # those of A stay
+    for row, (i, j) in enumerate(pairs):
+        given = pairs[order[row], 1]
+        v, w = (features.logit_weights(m, d, int(k)).to_numpy() for m, d, k in zip(models, dictionaries, (i, given), strict=True))
+        g = acts_of(models[1], dictionaries[1], tokens)[:, j].reshape(50, 6)
+        assert found.attribution[0, row, 2] == pytest.approx((g[:, :-1] * w[tokens[:, 1:].numpy()]).sum(), rel=1e-4)
+        assert found.logit[row] == pytest.approx(np.corrcoef(v, w)[0, 1], abs=1e-5)
+
+
 def test_neurons_have_logit_weights_too(models, tokens):
     pairs = np.array([[0, 3], [11, 11]])
     sums = universality.pair_sums(models[0], None, models[1], None, pairs, tokens)
