@@ -634,7 +634,7 @@ _LEDGER = (
         "Features split as the dictionary grows",
         "base64: 1, 3, many",
         f"{_TM}, feature splitting",
-        "features with a precision above 50% for one context, by width",
+        "features with a precision of at least 50% for one context, by width",
         "never falls from A/0 to A/1 to A/2, and is larger at A/2 than at A/0",
         holds=(Band("in_class_a1 - in_class_a0", 0), Band("in_class_a2 - in_class_a1", 0), Band("in_class_a2 - in_class_a0", 1)),
         partly=(Band("in_class_a2 - in_class_a0", 1),),
