@@ -102,7 +102,10 @@ CASES = {
         {"share_shuffled": 0.3, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
         {"share_shuffled": 0.12, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
     ),
-    43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
+    43: (
+        {"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9, "labels_shifted": 0},
+        {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9, "labels_shifted": 0},
+    ),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
         {"cosine_within": 0.1, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
@@ -207,6 +210,11 @@ def test_resampling_and_the_ultralow_cluster_are_not_judged_where_they_cannot_sh
     assert verdict(22, CASES[22][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(19, CASES[19][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(20, CASES[20][0] | {"cut": 2e-4}).word == "not testable here"
+
+
+def test_splitting_needs_something_to_split_and_more_than_chance_gives():
+    assert verdict(43, CASES[43][0] | {"in_class_a0": 0, "in_class_a1": 0, "in_class_a2": 1}).word == "not testable here"
+    assert verdict(43, CASES[43][0] | {"labels_shifted": 9}).word == "fails"
 
 
 def test_the_shuffled_control_is_not_judged_where_it_has_no_dictionary():
