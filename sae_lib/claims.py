@@ -733,10 +733,11 @@ _LEDGER = (
         "A/4 only",
         f"{_TM}, finite state automata",
         "features that fire in order over a repeated phrase",
-        "a chain of 4 or more at 16,384 features or above, else not testable",
+        "a chain of 4 or more at 16,384 features or above and with a repeated phrase in the text, else not testable",
         holds=(Band("chain", 4),),
         partly=(Band("chain", 2),),
-        testable=(Band("d_sae", 16_384),),
+        # Where the text repeats no phrase there is none to memorise.
+        testable=(Band("d_sae", 16_384), Band("phrases", 1)),
     ),
     # F. Follow-ups
     Claim(

@@ -116,7 +116,7 @@ CASES = {
     48: ({"attribution_relation": 0.9, "logit_relation": 0.4}, {"attribution_relation": 0.5, "logit_relation": 0.4}),
     49: ({"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 200}, {"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 40}),
     50: ({"lift": 20, "cycle": 2}, {"lift": 20, "cycle": 0}),
-    51: ({"chain": 5, "d_sae": 16_384}, {"chain": 3, "d_sae": 16_384}),
+    51: ({"chain": 5, "d_sae": 16_384, "phrases": 20}, {"chain": 3, "d_sae": 16_384, "phrases": 20}),
 }
 
 
@@ -215,6 +215,12 @@ def test_resampling_and_the_ultralow_cluster_are_not_judged_where_they_cannot_sh
 def test_splitting_needs_something_to_split_and_more_than_chance_gives():
     assert verdict(43, CASES[43][0] | {"in_class_a0": 0, "in_class_a1": 0, "in_class_a2": 1}).word == "not testable here"
     assert verdict(43, CASES[43][0] | {"labels_shifted": 9}).word == "fails"
+
+
+def test_a_text_that_repeats_no_phrase_says_nothing_about_memory():
+    word, reason = verdict(51, {"chain": 0, "d_sae": 16_384, "phrases": 0})
+    assert word == "not testable here"
+    assert "phrases at least 1, measured 0" in reason
 
 
 def test_the_shuffled_control_is_not_judged_where_it_has_no_dictionary():
