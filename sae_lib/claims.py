@@ -370,10 +370,11 @@ _LEDGER = (
         "The ultralow cluster separates by density, encoder bias and encoder-decoder product",
         "qualitative",
         f"{_TM}, appendix: feature density",
-        "logistic fit on the three coordinates",
-        "accuracy above 0.95, against density alone",
-        holds=(Band("accuracy", 0.95), Band("accuracy - accuracy_density", ABOVE_ZERO)),
-        partly=(Band("accuracy - accuracy_density", ABOVE_ZERO),),
+        "logistic fit on encoder bias and product, of a cluster cut by density on another half of the text",
+        "balanced accuracy above 0.95 without the density, which defines the cluster",
+        holds=(Band("accuracy_without_density", 0.95),),
+        # Half-way from a coin to certainty.
+        partly=(Band("accuracy_without_density", 0.75),),
         # As for claim 20 the cut must be the paper's kind of cut, and there must be features on either side of it (departure D34).
         testable=(Band("cut", None, 1e-5), Band("ultralow", 20), Band("ordinary", 20)),
     ),

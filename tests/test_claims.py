@@ -54,8 +54,8 @@ CASES = {
     ),
     20: ({"ultralow_share": 0.07, "cut": 1e-6}, {"ultralow_share": 0.01, "cut": 1e-6}),
     21: (
-        {"accuracy": 0.97, "accuracy_density": 0.9, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
-        {"accuracy": 0.93, "accuracy_density": 0.9, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
+        {"accuracy_without_density": 0.97, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
+        {"accuracy_without_density": 0.93, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
     ),
     22: (
         {"alive_paper": 30, "alive_naive": 20, "alive_none": 10, "loss_none": 2.0, "loss_paper": 1.5, "dead_share_none": 0.5},
@@ -221,6 +221,11 @@ def test_a_text_that_repeats_no_phrase_says_nothing_about_memory():
     word, reason = verdict(51, {"chain": 0, "d_sae": 16_384, "phrases": 0})
     assert word == "not testable here"
     assert "phrases at least 1, measured 0" in reason
+
+
+def test_density_does_not_tell_the_cluster_that_it_defines():
+    told_by_density = {"accuracy": 0.999, "accuracy_density": 0.99}
+    assert verdict(21, CASES[21][0] | told_by_density | {"accuracy_without_density": 0.6}).word == "fails"
 
 
 def test_the_shuffled_control_is_not_judged_where_it_has_no_dictionary():
