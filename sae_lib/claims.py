@@ -370,10 +370,11 @@ _LEDGER = (
         "The ultralow cluster separates by density, encoder bias and encoder-decoder product",
         "qualitative",
         f"{_TM}, appendix: feature density",
-        "logistic fit on the three coordinates",
-        "accuracy above 0.95, against density alone",
-        holds=(Band("accuracy", 0.95), Band("accuracy - accuracy_density", ABOVE_ZERO)),
-        partly=(Band("accuracy - accuracy_density", ABOVE_ZERO),),
+        "logistic fit on encoder bias and product, of a cluster cut by density on another half of the text",
+        "balanced accuracy above 0.95 without the density, which defines the cluster",
+        holds=(Band("accuracy_without_density", 0.95),),
+        # Half-way from a coin to certainty.
+        partly=(Band("accuracy_without_density", 0.75),),
         # As for claim 20 the cut must be the paper's kind of cut, and there must be features on either side of it (departure D34).
         testable=(Band("cut", None, 1e-5), Band("ultralow", 20), Band("ordinary", 20)),
     ),
@@ -641,10 +642,17 @@ _LEDGER = (
         "Features split as the dictionary grows",
         "base64: 1, 3, many",
         f"{_TM}, feature splitting",
-        "features with a precision above 50% for one context, by width",
-        "never falls from A/0 to A/1 to A/2, and is larger at A/2 than at A/0",
-        holds=(Band("in_class_a1 - in_class_a0", 0), Band("in_class_a2 - in_class_a1", 0), Band("in_class_a2 - in_class_a0", 1)),
-        partly=(Band("in_class_a2 - in_class_a0", 1),),
+        "features with a precision of at least 50% for one context, by width",
+        "never falls from A/0 to A/1 to A/2, is larger at A/2 than at A/0, and larger than with the labels shifted",
+        holds=(
+            Band("in_class_a1 - in_class_a0", 0),
+            Band("in_class_a2 - in_class_a1", 0),
+            Band("in_class_a2 - in_class_a0", 1),
+            Band("in_class_a2 - labels_shifted", 1),
+        ),
+        partly=(Band("in_class_a2 - in_class_a0", 1), Band("in_class_a2 - labels_shifted", 1)),
+        # Where A/0 has no such feature nothing can split.
+        testable=(Band("in_class_a0", 1),),
         numbers={"in_class_a0": 1, "in_class_a1": 3},
     ),
     Claim(
@@ -733,10 +741,11 @@ _LEDGER = (
         "A/4 only",
         f"{_TM}, finite state automata",
         "features that fire in order over a repeated phrase",
-        "a chain of 4 or more at 16,384 features or above, else not testable",
+        "a chain of 4 or more at 16,384 features or above and with a repeated phrase in the text, else not testable",
         holds=(Band("chain", 4),),
         partly=(Band("chain", 2),),
-        testable=(Band("d_sae", 16_384),),
+        # Where the text repeats no phrase there is none to memorise.
+        testable=(Band("d_sae", 16_384), Band("phrases", 1)),
     ),
     # F. Follow-ups
     Claim(

@@ -450,10 +450,10 @@ def by_kind(
     Returns:
         One row a kind: `kind`, `tokens` (share of all), `error` (share of the whole squared error), `l0`,
         `explained_variance`, `added` (loss with x_hat less the untouched loss, in nats a token), and `low` and `high`, the ends
-        of the 95% interval of `added`. A kind without tokens has nan.
+        of the 95% interval of `added`.
 
     Raises:
-        BookError: there is no kind, or its shape is not that of the tokens.
+        BookError: there is no kind, or one has no tokens or another shape than the tokens.
 
     Source: ours.
     """

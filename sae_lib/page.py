@@ -52,13 +52,15 @@ class Measured:
     values: Mapping[str, Any]
     """Numbers (a tensor of one number will do) by the names that the claim's bands use; further names are kept too."""
     interval: tuple[Any, Any] | None = None
-    """Lower and upper end of the first value's 95% interval, in its unit."""
+    """Lower and upper end of the 95% interval of one value, in its unit."""
     n: Any = None
-    """Number of tokens, features or models behind the first value."""
+    """Number of tokens, features or models behind that value."""
     unit: str = ""
     """What n counts, such as "tokens"."""
     note: str = field(default="", compare=False)
     """A few words shown under the values."""
+    of: str = ""
+    """Name of the value that the interval is of; empty means the first that the claim's criterion names."""
 
 
 def setup(scale_name: str, seed: int = 0, corpus: str = "") -> Any:
@@ -321,7 +323,9 @@ def _entry(number: int, measured: Any, undecided: str) -> dict:
     values = {name: _number(value, f"value {name!r} of claim {number}") for name, value in measured.values.items()}
     word, reason = claims.verdict(number, values, undecided)
     values = {name: _plain(value, name) for name, value in values.items()}
-    primary = claim.holds[0].needs[0] if claim.holds else next(iter(values), None)
+    primary = measured.of or (claim.holds[0].needs[0] if claim.holds else next(iter(values), None))
+    if measured.of and measured.of not in values:
+        raise BookError(f"the interval of claim {number} is said to be of {measured.of!r}, which was not measured; name one of its values")
     interval = None if measured.interval is None else [_plain(end, f"the interval of claim {number}") for end in measured.interval]
     if interval and None in interval:
         # One document says nothing about others.
@@ -335,7 +339,7 @@ def _entry(number: int, measured: Any, undecided: str) -> dict:
         "verdict": word,
         "reason": reason,
         "values": values,
-    }
+    } | ({"of": measured.of} if measured.of else {})
 
 
 def _number(value: Any, what: str) -> float | int:
@@ -455,7 +459,8 @@ def values_cell(entry: Mapping[str, Any]) -> str:
     parts = [f"{escape(name.replace('_', ' '))} {shown(value)}" for name, value in entry["values"].items()]
     interval = entry.get("interval")
     if interval:
-        parts.append(f"95% interval {shown(interval[0])} to {shown(interval[1])}")
+        of = f" of {escape(entry['of'].replace('_', ' '))}" if entry.get("of") else ""
+        parts.append(f"95% interval{of} {shown(interval[0])} to {shown(interval[1])}")
     if entry.get("n") is not None:
         parts.append(f"n {shown(entry['n'])} {escape(entry.get('unit', ''))}".strip())
     return "<br>".join(parts)

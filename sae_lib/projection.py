@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from sae_lib.activations import ActivationStream
 from sae_lib.corpus import TokenSplit
 from sae_lib.errors import BookError
+from sae_lib.resampling import reinitialise
 from sae_lib.runs import Checkpoint
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.train import DictionaryTraining, dictionary_steps
@@ -28,7 +30,12 @@ class Unprojected(SparseAutoencoder):
 
 
 def with_and_without(
-    model: OneLayerTransformer, tokens: TokenSplit, cfg: SAEConfig, recipe: DictionaryTraining, seeds: Sequence[int]
+    model: OneLayerTransformer,
+    tokens: TokenSplit,
+    cfg: SAEConfig,
+    recipe: DictionaryTraining,
+    seeds: Sequence[int],
+    tied_start: bool = False,
 ) -> pd.DataFrame:
     """Train pairs of dictionaries from the same weights on the same activations, one of each pair without the projection.
 
@@ -38,6 +45,7 @@ def with_and_without(
         cfg: of every dictionary.
         recipe: of every training, its seed aside.
         seeds: one pair a seed, of the weights and of the order of the activations.
+        tied_start: start every feature as resampling makes one, as the scale's `tied_start` says (departure D32).
 
     Returns:
         One row a seed: `seed`, and the total loss over the last tenth of the training `with` and `without` (activation units
@@ -54,6 +62,9 @@ def with_and_without(
     for seed in seeds:
         stream = ActivationStream(model, tokens, recipe.batch_size, seed, min(2**18, recipe.n_activations))
         arms = {"with": SparseAutoencoder(cfg, seed), "without": Unprojected(cfg, seed)}
+        if tied_start:
+            for sae in arms.values():
+                reinitialise(sae, torch.ones(cfg.d_sae, dtype=torch.bool), sae.W_dec.data)
         with tempfile.TemporaryDirectory() as folder:
             steps = [
                 dictionary_steps(sae.to(model.device), stream, replace(recipe, seed=seed), Checkpoint(Path(folder) / name, math.inf))

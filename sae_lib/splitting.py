@@ -591,10 +591,10 @@ def firings_in_classes(
     for name, in_class in classes.items():
         _check_tokens(tokens, in_class, name)
     counts = torch.zeros(len(sae.W_dec), 1 + len(classes), dtype=torch.float64, device=model.device)
-    member = np.stack([np.ones(tuple(tokens.shape), np.float32), *(in_class.astype(np.float32) for in_class in classes.values())], axis=-1)
+    member = np.stack([np.ones(tuple(tokens.shape), bool), *classes.values()], axis=-1)
     for rows in context_batches(tokens, len(sae.W_dec), batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
-        counts += (sae.encode(x) > 0).float().T @ torch.from_numpy(member[rows]).flatten(0, 1).to(model.device)
+        counts += (sae.encode(x) > 0).float().T @ torch.from_numpy(member[rows]).flatten(0, 1).to(model.device).float()
     return pd.DataFrame(counts.cpu().numpy().astype(np.int64), columns=["firings", *classes])
 
 

@@ -114,6 +114,7 @@ def pair_sums(
     documents: Int[np.ndarray, "..."] | None = None,
     n_blocks: int = 40,
     batch_contexts: int | None = None,
+    exchanged: Int[np.ndarray, " pair"] | None = None,
 ) -> PairSums:
     """What three similarities of given pairs need, summed within blocks of documents, in one pass.
 
@@ -129,6 +130,8 @@ def pair_sums(
         documents: which document each token belongs to; None takes all tokens for one block.
         n_blocks: the documents are dealt out to so many blocks, fewer if there are fewer documents.
         batch_contexts: contexts a batch; None chooses so that a batch stays in the processor's cache.
+        exchanged: for each pair, the pair whose logit weights the side of B is given; None leaves each its own. What is left
+            of the similarity of attributions is then what the activations in them bring about.
 
     Raises:
         BookError: a pair names a feature that is not there, the contexts are too short, or the documents are of other tokens.
@@ -148,6 +151,8 @@ def pair_sums(
         for side, (model, sae) in enumerate([(model_a, sae_a), (model_b, sae_b)])
     ]
     weights = [_median_free(logit_matrix(model, _directions(model, sae)[chosen])).to(home) for model, sae, chosen in sides]
+    if exchanged is not None:
+        weights[1] = weights[1][torch.from_numpy(exchanged).to(home)]
     activation, attribution = (torch.zeros(6, n_blocks * n, dtype=torch.float64, device=home) for _ in range(2))
     width = max(n, *(model.W_out.shape[0] for model in (model_a, model_b)))
     for rows in context_batches(tokens, width, batch_contexts or _batch(tokens, width)):
@@ -217,19 +222,22 @@ def median_interval(sums: PairSums, n: int = 500, seed: int = 0) -> tuple[float,
 
     Returns:
         Median, lower and upper end; the ends are nan where all tokens are one block. A pair that does not vary in a draw
-        counts as 0 there: without it the median would be that of the commoner features, and its interval lie above it. A pair
-        that never varies is left out.
+        keeps its value there, because such a draw says nothing about it; one that never varies is left out. The draws are
+        centred on the median (`bootstrap.interval`), and the ends kept within [-1, 1].
 
     Source: ours; the paper gives the median 0.72 without an interval.
     """
     shape = sums.activation.shape[1:]
-    known = np.isfinite(_pearson(sums.activation.sum(0)[None])[0])
+    whole = _pearson(sums.activation.sum(0))
+    known = np.isfinite(whole)
 
     def median(totals: Float64[np.ndarray, "draw column"]) -> Float64[np.ndarray, " draw"]:
-        return np.median(np.nan_to_num(_pearson(totals.reshape(-1, *shape))[:, known]), axis=1)
+        drawn = _pearson(totals.reshape(-1, *shape))[:, known]
+        return np.median(np.where(np.isfinite(drawn), drawn, whole[known]), axis=1)
 
-    by_block = sums.activation.reshape(len(sums.activation), -1)
-    return float(median(by_block.sum(0)[None])[0]), *bootstrap.interval(median, by_block, n, seed=seed)
+    value = float(np.median(whole[known]))
+    low, high = bootstrap.interval(median, sums.activation.reshape(len(sums.activation), -1), n, seed=seed, value=value)
+    return value, max(low, -1.0), min(high, 1.0)
 
 
 def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -243,25 +251,28 @@ def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
         seed: of the draws.
 
     Returns:
-        Rows `logit`, `attribution` and `difference` (attribution less logit), with `relation` in [-1, 1] and the ends `low`
-        and `high` of its 95% interval. Pairs for which one of the three is not defined are left out.
+        Rows `logit`, `attribution` and `difference` (attribution less logit), with `relation` in [-1, 1] (the difference in
+        [-2, 2]) and the ends `low` and `high` of its 95% interval, centred on it and kept within that range. Pairs for which
+        one of the three is not defined are left out; one that does not vary in a draw keeps its value there.
 
     Source: Bricken et al. 2023, "Universality" (two scatter plots; the correlation is ours).
     """
     both = np.stack([sums.activation, sums.attribution], axis=1)
-    by_block = both.reshape(len(both), -1)
+    by_block, whole = both.reshape(len(both), -1), _pearson(both.sum(0))
 
     def relation(totals: Float64[np.ndarray, "draw column"], similarity: str) -> Float64[np.ndarray, " draw"]:
         if similarity == "difference":
             return relation(totals, "attribution") - relation(totals, "logit")
-        activation, attribution = _pearson(totals.reshape(-1, *both.shape[1:])).swapaxes(0, 1)
+        drawn = _pearson(totals.reshape(-1, *both.shape[1:]))
+        activation, attribution = np.where(np.isfinite(drawn), drawn, whole).swapaxes(0, 1)
         return _row_pearson(activation, attribution if similarity == "attribution" else np.broadcast_to(sums.logit, activation.shape))
 
     rows = []
-    for name in ("logit", "attribution", "difference"):
+    for name, bound in (("logit", 1.0), ("attribution", 1.0), ("difference", 2.0)):
         statistic = partial(relation, similarity=name)
-        low, high = bootstrap.interval(statistic, by_block, n, seed=seed)
-        rows.append({"similarity": name, "relation": float(statistic(by_block.sum(0)[None])[0]), "low": low, "high": high})
+        value = float(statistic(by_block.sum(0)[None])[0])
+        low, high = bootstrap.interval(statistic, by_block, n, seed=seed, value=value)
+        rows.append({"similarity": name, "relation": value, "low": max(low, -bound), "high": min(high, bound)})
     return pd.DataFrame(rows)
 
 

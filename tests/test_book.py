@@ -50,6 +50,7 @@ RESULT = {
                     "interval": {"type": ["array", "null"], "items": NUMBER, "minItems": 2, "maxItems": 2},
                     "n": {"type": ["integer", "null"], "minimum": 0},
                     "unit": {"type": "string"},
+                    "of": {"type": "string"},
                     "verdict": {"enum": list(VERDICTS)},
                     "values": {"type": "object", "additionalProperties": NUMBER},
                 },
@@ -152,7 +153,7 @@ def test_stored_verdicts_follow_from_their_bands(path: Path):
     for entry in json.loads(path.read_text())["claims"]:
         values = {name: float("nan") if value is None else value for name, value in entry["values"].items()}
         assert verdict(entry["claim"], values).word == entry["verdict"], f"claim {entry['claim']}"
-        assert entry["value"] == entry["values"][CLAIMS[entry["claim"]].holds[0].needs[0]]
+        assert entry["value"] == entry["values"][entry.get("of") or CLAIMS[entry["claim"]].holds[0].needs[0]]
 
 
 def test_departures_are_numbered_once_and_exist():

@@ -56,6 +56,18 @@ def test_interval_of_a_mean_is_scipys():
     assert ours == pytest.approx((x.mean() - half, x.mean() + half), abs=0.01)
 
 
+def test_an_interval_can_be_centred_on_what_was_measured():
+    # How many documents a draw has of ten: always fewer than the text.
+    def present(totals):
+        return (totals > 0).sum(1).astype(float)
+
+    low, high = bootstrap.interval(present, np.eye(10))
+    assert high < 10
+    centred = bootstrap.interval(present, np.eye(10), value=10.0)
+    assert centred[0] <= 10 <= centred[1]
+    assert centred[1] - centred[0] == high - low
+
+
 def test_documents_whose_tokens_are_alike_widen_the_interval():
     means = np.random.default_rng(0).normal(0, 1, 50)
     x, document = np.repeat(means, 100), np.repeat(np.arange(50), 100)

@@ -54,8 +54,8 @@ CASES = {
     ),
     20: ({"ultralow_share": 0.07, "cut": 1e-6}, {"ultralow_share": 0.01, "cut": 1e-6}),
     21: (
-        {"accuracy": 0.97, "accuracy_density": 0.9, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
-        {"accuracy": 0.93, "accuracy_density": 0.9, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
+        {"accuracy_without_density": 0.97, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
+        {"accuracy_without_density": 0.93, "cut": 1e-6, "ultralow": 292, "ordinary": 3_636},
     ),
     22: (
         {"alive_paper": 30, "alive_naive": 20, "alive_none": 10, "loss_none": 2.0, "loss_paper": 1.5, "dead_share_none": 0.5},
@@ -102,7 +102,10 @@ CASES = {
         {"share_shuffled": 0.3, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
         {"share_shuffled": 0.12, "needed": 0.15, "share_a1": 0.1, "features_shuffled": 900, "features_a1": 900},
     ),
-    43: ({"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9}, {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9}),
+    43: (
+        {"in_class_a0": 1, "in_class_a1": 3, "in_class_a2": 9, "labels_shifted": 0},
+        {"in_class_a0": 2, "in_class_a1": 1, "in_class_a2": 9, "labels_shifted": 0},
+    ),
     44: (
         {"cosine_within": 0.5, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
         {"cosine_within": 0.1, "cosine_random": 0.0, "nearest_in_family": 0.8, "family": 5},
@@ -113,7 +116,7 @@ CASES = {
     48: ({"attribution_relation": 0.9, "logit_relation": 0.4}, {"attribution_relation": 0.5, "logit_relation": 0.4}),
     49: ({"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 200}, {"one_token_a0": 9, "one_token_a1": 50, "one_token_a2": 40}),
     50: ({"lift": 20, "cycle": 2}, {"lift": 20, "cycle": 0}),
-    51: ({"chain": 5, "d_sae": 16_384}, {"chain": 3, "d_sae": 16_384}),
+    51: ({"chain": 5, "d_sae": 16_384, "phrases": 20}, {"chain": 3, "d_sae": 16_384, "phrases": 20}),
 }
 
 
@@ -216,6 +219,22 @@ def test_resampling_and_the_ultralow_cluster_are_not_judged_where_they_cannot_sh
     assert verdict(22, CASES[22][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(19, CASES[19][0] | {"dead_share_none": 0.0005}).word == "not testable here"
     assert verdict(20, CASES[20][0] | {"cut": 2e-4}).word == "not testable here"
+
+
+def test_splitting_needs_something_to_split_and_more_than_chance_gives():
+    assert verdict(43, CASES[43][0] | {"in_class_a0": 0, "in_class_a1": 0, "in_class_a2": 1}).word == "not testable here"
+    assert verdict(43, CASES[43][0] | {"labels_shifted": 9}).word == "fails"
+
+
+def test_a_text_that_repeats_no_phrase_says_nothing_about_memory():
+    word, reason = verdict(51, {"chain": 0, "d_sae": 16_384, "phrases": 0})
+    assert word == "not testable here"
+    assert "phrases at least 1, measured 0" in reason
+
+
+def test_density_does_not_tell_the_cluster_that_it_defines():
+    told_by_density = {"accuracy": 0.999, "accuracy_density": 0.99}
+    assert verdict(21, CASES[21][0] | told_by_density | {"accuracy_without_density": 0.6}).word == "fails"
 
 
 def test_the_shuffled_control_is_not_judged_where_it_has_no_dictionary():

@@ -256,6 +256,17 @@ def test_verdict_table_escapes_and_speaks_without_colour(project):
     assert claim(16).text in html
 
 
+def test_an_interval_says_which_value_it_is_of(project):
+    measured = page.Measured({"loss_recovered": 0.8, "l0": 9}, interval=(8.5, 9.5), of="l0")
+    html = page.verdicts(CHAPTER, Lab("laptop"), {16: measured}).data
+    assert "95% interval of l0 8.5 to 9.5" in html
+    (entry,) = results(project, "laptop")["claims"]
+    assert (entry["value"], entry["of"]) == (9, "l0")
+    assert "of l0" in page.values_cell(entry)
+    with pytest.raises(BookError, match="is said to be of 'l1', which was not measured"):
+        page.verdicts(CHAPTER, Lab("laptop"), {16: page.Measured({"loss_recovered": 0.8, "l0": 9}, interval=(8.5, 9.5), of="l1")})
+
+
 def test_an_interval_without_ends_is_none(project):
     page.verdicts(CHAPTER, Lab("laptop"), {16: page.Measured({"loss_recovered": 0.8, "l0": 9}, interval=(float("nan"), float("nan")))})
     assert results(project, "laptop")["claims"][0]["interval"] is None

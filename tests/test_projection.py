@@ -35,6 +35,21 @@ def test_pairs_differ_and_are_the_same_again(model, tokens):
     assert table.equals(projection.with_and_without(model, tokens, CFG, RECIPE, (1, 2)))
 
 
+def test_pairs_start_as_the_dictionaries_of_the_scale_do(model, tokens, monkeypatch):
+    started = []
+
+    def only_begin(sae, *_):
+        started.append(sae)
+        yield 1, {"loss": float(len(started))}
+
+    monkeypatch.setattr(projection, "dictionary_steps", only_begin)
+    for tied in (False, True):
+        projection.with_and_without(model, tokens, CFG, RECIPE, (1, 2), tied_start=tied)
+    along = [torch.nn.functional.cosine_similarity(sae.W_enc.T, sae.W_dec, dim=1) for sae in started]
+    assert all(cosine.max() < 0.9 for cosine in along[:4])
+    assert all(torch.allclose(cosine, torch.ones(64)) for cosine in along[4:])
+
+
 def test_one_seed_is_too_few(model, tokens):
     with pytest.raises(BookError, match="1 seeds tell no spread"):
         projection.with_and_without(model, tokens, CFG, RECIPE, (1,))

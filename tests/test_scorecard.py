@@ -67,6 +67,11 @@ def test_each_scale_with_results_is_a_column_the_reference_first(project):
     assert "b&gt;" not in row  # further values stay on the chapter's page
 
 
+def test_an_interval_of_another_value_says_so(project):
+    store(project, "colab", entry("holds", interval=[13.5, 14.5], of="l0"))
+    assert "l0 14<br>95% interval of l0 13.5 to 14.5" in scorecard.table().data
+
+
 def test_old_results_without_intervals_are_read(project):
     store(project, "colab", entry("holds"))
     assert "<strong>holds</strong>" in scorecard.table().data

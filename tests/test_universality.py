@@ -148,6 +148,20 @@ def test_sums_by_block_add_up_and_know_their_documents(models, dictionaries, tok
     assert few.activation.shape[0] == 2
 
 
+def test_exchanged_logit_weights_are_those_of_another_pair(models, dictionaries, tokens):
+    pairs, order = np.array([[0, 3], [5, 5], [29, 24]]), np.array([2, 0, 1])
+    sides = models[0], dictionaries[0], models[1], dictionaries[1], pairs, tokens
+    own, found = universality.pair_sums(*sides), universality.pair_sums(*sides, exchanged=order)
+    assert found.activation == pytest.approx(own.activation)
+    assert found.attribution[..., [1, 3]] == pytest.approx(own.attribution[..., [1, 3]])  # those of A stay
+    for row, (i, j) in enumerate(pairs):
+        given = pairs[order[row], 1]
+        v, w = (features.logit_weights(m, d, int(k)).to_numpy() for m, d, k in zip(models, dictionaries, (i, given), strict=True))
+        g = acts_of(models[1], dictionaries[1], tokens)[:, j].reshape(50, 6)
+        assert found.attribution[0, row, 2] == pytest.approx((g[:, :-1] * w[tokens[:, 1:].numpy()]).sum(), rel=1e-4)
+        assert found.logit[row] == pytest.approx(np.corrcoef(v, w)[0, 1], abs=1e-5)
+
+
 def test_neurons_have_logit_weights_too(models, tokens):
     pairs = np.array([[0, 3], [11, 11]])
     sums = universality.pair_sums(models[0], None, models[1], None, pairs, tokens)
@@ -182,6 +196,22 @@ def test_a_pair_that_fires_in_few_documents_stays_in_the_median():
     sums = sums_of([[0.1, 0.5, 0.9]] * 4, [0, 0, 0], [0, 0, 0])
     sums.activation[1:, 0] = [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # silent in all blocks but the first
     assert universality.median_interval(sums, n=100) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_intervals_hold_what_was_measured():
+    # Most pairs fire in one block only, and a draw has about two thirds of the blocks.
+    rare = sums_of([[0.9] * 30 + [0.3] * 20] * 20, [0] * 50, [0] * 50)
+    for pair in range(30):
+        rare.activation[np.arange(20) != pair % 20, pair] = [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    median, low, high = universality.median_interval(rare, n=200)
+    assert low <= median <= high
+    # The logit weights follow the text as it is, so that they follow every draw of it less.
+    noisy = sums_of(np.random.default_rng(0).uniform(0.2, 0.8, (20, 50)), [0] * 50, [0.5] * 50)
+    noisy = noisy._replace(attribution=noisy.activation[::-1], logit=noisy.similarities()["activation"].to_numpy())
+    table = universality.relations(noisy, n=200)
+    assert ((table["low"] <= table["relation"] + 1e-9) & (table["relation"] - 1e-9 <= table["high"])).all()
+    assert (table["low"] < table["relation"]).iloc[0]
+    assert table["high"].iloc[:2].le(1).all()
 
 
 def test_relations_by_hand():
