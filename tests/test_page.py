@@ -156,6 +156,13 @@ def test_released_weights_are_judged_and_kept_only_at_length(project, lab_module
     assert results(project, "released")["claims"][0]["verdict"] == "holds"
 
 
+@pytest.fixture
+def laptop_is_reference(monkeypatch):
+    """A reference that a test can write without weights."""
+    monkeypatch.setattr(page, "REFERENCE_SCALE", "laptop")
+
+
+@pytest.mark.usefixtures("laptop_is_reference")
 def test_reference_stands_beside_this_run(project):
     assert page.reference(CHAPTER) is None
     before = page.verdicts(CHAPTER, Lab("smoke"), GOOD).data
@@ -213,6 +220,7 @@ def test_large_tables_are_refused(project):
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"claims": 1}', '{"chapter": "other", "scale": "laptop", "claims": []}', '{"claims": [{"claim": 1}]}']
 )
+@pytest.mark.usefixtures("laptop_is_reference")
 def test_damaged_reference_is_named_and_kept(project, content):
     path = project / "results" / "laptop" / f"{CHAPTER}.json"
     path.parent.mkdir(parents=True)
