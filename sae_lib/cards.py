@@ -213,5 +213,9 @@ def _dictionary_rows(config: Mapping[str, Any], found: Mapping[str, float | int]
         "explained variance": f"{found['explained_variance']:.1%}",
         "dead": f"{found['dead_share']:.1%} of the features",
         "ultralow": f"{found['ultralow_share']:.1%} fired, but fewer than 100 times",
-        "half precision": f"changes the recovered loss by {100 * found['half_precision']:+.3f} points",
+        "half precision": f"changes the recovered loss by {_points(found['half_precision'])}",
     }
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.3f} points" if abs(share) >= 5e-6 else "less than 0.001 points"

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from sae_lib import bootstrap
 from sae_lib.errors import BookError
@@ -406,11 +407,15 @@ def token_costs(
     for rows in context_batches(tokens, width, batch_contexts):
         batch = tokens[rows].to(model.device)
         resid_mid, x = model.begin(batch)
-        feature_acts = sae.encode(x)
-        x_hat = sae.decode(feature_acts)
-        active = feature_acts > 0
-        fired += active.flatten(0, 1).sum(0)
-        n_active[rows] = active.sum(-1).cpu()
+        feature_acts = sae.encode(x).flatten(0, 1)
+        # So few features fire that walking them takes a tenth of the time of a dense product and dense counts.
+        token, feature = feature_acts.nonzero(as_tuple=True)
+        n_at = torch.bincount(token, minlength=len(feature_acts))
+        strength = feature_acts[token, feature]
+        x_hat = sae.b_dec + embedding_bag(feature, sae.W_dec, n_at.cumsum(0) - n_at, mode="sum", per_sample_weights=strength)
+        x_hat = x_hat.view_as(x)
+        fired += torch.bincount(feature, minlength=len(fired))
+        n_active[rows] = n_at.view(batch.shape).cpu()
         error[rows] = (x - x_hat).square().sum(-1).cpu()
         variance[rows] = (x - mean).square().sum(-1).cpu()
         for arm, replacement in enumerate((x, x_hat, torch.zeros_like(x), mean.expand_as(x))):

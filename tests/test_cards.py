@@ -44,6 +44,9 @@ def test_runs_are_measured_shipped_and_described(root, capsys):
         assert page.startswith(f"# {name}\n")
         assert manifest["runs"][name]["files"][0]["sha256"][:16] in page
     assert f"{found['l0']:.1f} features a token" in (root / "book" / "cards" / "A-1.md").read_text()
+    for change, said in ((-3e-6, "by less than 0.001 points"), (0.00123, "by +0.123 points")):
+        found["half_precision"] = change
+        assert said in cards.card("A/1", manifest["runs"]["A/1"])
     text = (root / "book" / "cards" / "text.md").read_text()
     assert text == cards.text_page(Lab("tiny", device="cpu").shards.meta)
     assert "pocket/english" in text

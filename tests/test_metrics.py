@@ -130,6 +130,21 @@ def test_the_ablated_losses_are_those_of_the_model(model, tokens):
     assert result.loss_zero == pytest.approx(by_hand.item(), abs=1e-6)
 
 
+def test_walking_what_fires_is_decoding(model, tokens):
+    sae = SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=3)
+    with torch.no_grad():
+        sae.b_enc -= 0.3
+        sae.b_dec += 0.01
+    costs = metrics.token_costs(model, sae, tokens, batch_contexts=2)
+    x = model.begin(tokens)[1]
+    out = sae(x)
+    assert costs.n_active.tolist() == (out.feature_acts > 0).sum(-1).tolist()
+    # Tokens on which nothing fires are among them, where only the bias is left.
+    assert 0 < (costs.n_active == 0).mean() < 1
+    assert np.allclose(costs.error, (x - out.x_hat).square().sum(-1).detach(), atol=1e-6)
+    assert costs.fired.tolist() == (out.feature_acts > 0).flatten(0, 1).sum(0).tolist()
+
+
 def test_batches_do_not_change_the_result(model, tokens):
     sae = SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=3)
     whole, cut = metrics.evaluate(model, sae, tokens), metrics.evaluate(model, sae, tokens, batch_contexts=2)
