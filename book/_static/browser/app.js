@@ -101,17 +101,18 @@ async function route(moved = false) {
   if (isHeading && page.firstChild) return;
   const mine = ++turn;
   const chosen = document.activeElement?.closest(".sb-textview select")?.name;
-  let name = "", draw;
+  // Whoever moved on meanwhile sees only where they went.
+  const isLate = () => mine !== turn;
   try {
-    [name, draw] = await view(isHeading ? "" : decodeURIComponent(location.hash.slice(1)));
-    // Whoever moved on meanwhile sees only where they went.
-    if (mine === turn) draw();
+    const [name, draw] = await view(isHeading ? "" : decodeURIComponent(location.hash.slice(1)));
+    if (isLate()) return;
+    draw();
+    drawTabs(name);
   } catch (error) {
-    [name, draw] = ["", put(trouble(error))];
-    if (mine === turn) draw();
+    if (isLate()) return;
+    put(trouble(error))();
+    drawTabs("");
   }
-  if (mine !== turn) return;
-  drawTabs(name);
   if (page.querySelector(".sb-card") && !performance.getEntriesByName("first-card").length) performance.mark("first-card");
   // Whoever goes through a choice with the keys stays at it, though the view around it is new.
   const again = chosen && page.querySelector(`select[name=${chosen}]`);

@@ -73,9 +73,8 @@ export function addressed(contents, query, set) {
   return number !== undefined && meant && Number(number) < meant.n ? [meant, Number(number)] : undefined;
 }
 
-/** Whether a unit is what somebody looks for: by its address or number, or by a piece of its label, explanation or tokens. */
-export function matches(contents, set, columns, unit, query) {
-  if (!query) return true;
+/** Tells of a unit whether somebody looks for it: by its address or number, or by a piece of its label, explanation or tokens. */
+export function finder(contents, set, columns, query) {
   const [meant, number] = addressed(contents, query, set) ?? [];
-  return (meant === set && number === unit) || columns.words[unit].includes(query);
+  return (unit) => (meant === set && number === unit) || columns.words[unit].includes(query);
 }

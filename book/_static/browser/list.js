@@ -1,6 +1,6 @@
 // The list of a set: search, sort, filter, and who comes next.
 
-import { addressed, matches } from "./data.js";
+import { addressed, finder } from "./data.js";
 import { el, percent, show, token } from "./dom.js";
 
 const PAGE = 50;
@@ -68,15 +68,19 @@ export class List {
     this.update();
   }
 
+  query() {
+    return this.search.value.trim().toLowerCase();
+  }
+
   /** The units of a set that pass the search and the filters, in their order. */
   ordered(set, columns) {
-    const query = this.search.value.trim().toLowerCase();
+    const isFound = finder(this.contents, set, columns, this.query());
     const label = this.label.value === "" ? null : Number(this.label.value);
     const end = (input, none) => (input.value === "" ? none : Number(input.value));
     const ends = Object.entries(this.ranges)
       .filter(([, inputs]) => inputs.some((input) => input.value !== ""))
       .map(([name, [low, high]]) => [columns[name], end(low, -Infinity), end(high, Infinity)]);
-    const keeps = (unit) => matches(this.contents, set, columns, unit, query)
+    const keeps = (unit) => isFound(unit)
       && (label === null || columns.label[unit] === label)
       && (!this.fired.checked || columns.density[unit] > 0)
       && ends.every(([column, low, high]) => column[unit] !== null && low <= column[unit] && column[unit] <= high);
@@ -122,7 +126,7 @@ export class List {
   }
 
   onKey(event) {
-    const [set, unit] = addressed(this.contents, this.search.value.trim().toLowerCase(), this.set) ?? [this.set, this.order[0]];
+    const [set, unit] = addressed(this.contents, this.query(), this.set) ?? [this.set, this.order[0]];
     if (event.key === "Enter" && unit !== undefined) location.hash = `${set.name}/${unit}`;
     if (event.key === "Escape") this.search.blur();
   }

@@ -1,6 +1,6 @@
 // The map: features whose directions are alike lie close together.
 
-import { map, searchable, matches, setNamed } from "./data.js";
+import { finder, map, searchable, setNamed } from "./data.js";
 import { el, percent, show, table, token } from "./dom.js";
 
 const EDGE = 24;
@@ -17,7 +17,8 @@ export async function mapView(contents) {
   const search = el("input", { type: "search", placeholder: "token, label or number",
     "aria-label": "Search the map", oninput: () => look() });
   const whole = { x: 0, y: 0, size: 1000 };
-  let view = whole, near = -1, chosenCluster = null, places = [];
+  // What is searched for is found when the search changes, not whenever the pointer moves; null means no search.
+  let view = whole, near = -1, chosenCluster = null, places = [], hits = null;
 
   const name = (i) => `${found.sets[found.set[i]]}/${found.unit[i]}`;
   const words = (i) => {
@@ -30,8 +31,6 @@ export async function mapView(contents) {
 
   // Neighbouring clusters get hues far apart.
   const hue = (cluster) => (cluster < 0 ? "#8a8a8a" : `hsl(${(cluster * 137) % 360} 65% 50%)`);
-  const query = () => search.value.trim().toLowerCase();
-  const isHit = (i) => matches(contents, sets[found.set[i]], columns[found.set[i]], found.unit[i], query());
 
   function draw() {
     const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
@@ -44,8 +43,8 @@ export async function mapView(contents) {
     const from = (value, edge, length) => length / 2 + (value - edge - view.size / 2) * scale;
     places = found.x.map((x, i) => [from(x, view.x, width), from(found.y[i], view.y, height)]);
     places.forEach(([x, y], i) => {
-      const hit = query() && isHit(i);
-      const aside = (query() && !hit) || (chosenCluster !== null && found.cluster[i] !== chosenCluster);
+      const hit = hits?.has(i);
+      const aside = (hits && !hit) || (chosenCluster !== null && found.cluster[i] !== chosenCluster);
       pen.globalAlpha = aside ? 0.15 : 0.85;
       pen.fillStyle = hue(found.cluster[i]);
       const size = (hit ? 5 : 2.5) * (i === near ? 2 : 1);
@@ -74,9 +73,11 @@ export async function mapView(contents) {
 
   const list = (chosen) => members.replaceChildren(...chosen.map((i) => el("li", {}, el("a", { href: `#${name(i)}` }, words(i)))));
   function look() {
-    const hits = query() ? found.unit.flatMap((_, i) => (isHit(i) ? [i] : [])) : [];
-    if (query()) said.textContent = `${show(hits.length)} of ${show(found.unit.length)} features found`;
-    list(hits.slice(0, LISTED));
+    const query = search.value.trim().toLowerCase();
+    const isFound = sets.map((set, i) => finder(contents, set, columns[i], query));
+    hits = query ? new Set(found.unit.flatMap((unit, i) => (isFound[found.set[i]](unit) ? [i] : []))) : null;
+    if (hits) said.textContent = `${show(hits.size)} of ${show(found.unit.length)} features found`;
+    list([...hits ?? []].slice(0, LISTED));
     draw();
   }
   function zoom(number) {
@@ -96,12 +97,12 @@ export async function mapView(contents) {
   canvas.addEventListener("click", (event) => { point(event); if (near >= 0) location.hash = name(near); });
   new ResizeObserver(draw).observe(canvas);
   const rows = found.clusters.map((cluster, i) => [
-    [el("span", { class: "sb-swatch", "aria-hidden": "true" }), el("button", { type: "button", onclick: () => zoom(i) }, `#${i}`)],
+    [el("span", { class: "sb-swatch", style: `background: ${hue(i)}`, "aria-hidden": "true" }),
+      el("button", { type: "button", onclick: () => zoom(i) }, `#${i}`)],
     show(cluster.n),
     cluster.label < 0 ? "no label fits" : `${contents.labels[cluster.label]} (${percent(cluster.share)})`,
     cluster.top.map((id) => token(contents.vocab[id])),
   ]);
-  rows.forEach(([[swatch]], i) => swatch.style.setProperty("background", hue(i)));
   return el("div", { class: "sb-mapview" },
     el("h2", { tabindex: -1 }, "Map"),
     el("p", {}, `The directions of the features of ${found.sets.join(" and ")} that fire, laid out by UMAP: `
