@@ -8,6 +8,7 @@ Source: Bricken et al. 2023, "Problem Setup" (models A and B, dictionaries A/0, 
 """
 
 import sys
+import time
 from collections.abc import Generator
 from copy import copy
 from dataclasses import asdict, replace
@@ -360,20 +361,23 @@ class Lab:
 class _Bar:
     """A progress bar that is fed log rows; it appears with the first of them, so a loaded run shows none.
 
-    What was done before is no part of its speed, or a resumed run would promise an early end.
+    Its time is the rows' own: a resumed run is fed its old rows at once, and by the clock would promise an early end.
     """
 
     def __init__(self, label: str, counter: str, unit: str, shown: tuple[str, ...], place: int = 0) -> None:
         self.label, self.counter, self.unit, self.shown, self.place = label, counter, unit, shown, place
         self.bar: tqdm | None = None
+        self.trained_s = 0.0
 
     def __call__(self, row: dict) -> None:
         done = row[self.counter]
+        self.trained_s += row["seconds"]
         if self.bar is None:
             total = row["n_steps"] * done // row["step"]
-            settings = {"unit": f" {self.unit}", "unit_scale": True, "file": sys.stderr, "position": self.place}
-            self.bar = tqdm(total=total, initial=done, desc=self.label, **settings | ({"disable": True} if parallel.rank() else {}))
+            settings = {"unit": f" {self.unit}", "unit_scale": True, "smoothing": 0, "file": sys.stderr, "position": self.place}
+            self.bar = tqdm(total=total, desc=self.label, **settings | ({"disable": True} if parallel.rank() else {}))
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.shown}, refresh=False)
+        self.bar.start_t = time.time() - self.trained_s
         self.bar.update(done - self.bar.n)
         if row["step"] == row["n_steps"]:
             self.bar.close()

@@ -49,13 +49,15 @@ def test_what_exists_is_loaded_and_not_trained_again(tiny, capsys):
     assert bits(loaded) == bits(trained)
 
 
-def test_a_resumed_bar_does_not_count_what_was_done_before_as_its_speed(monkeypatch):
+def test_a_resumed_bar_has_the_speed_of_the_training_and_not_of_the_reading(monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "0")
     bar = _Bar("model A", "n_tokens", "tokens", ("loss",))
-    bar({"n_tokens": 600, "step": 6, "n_steps": 10, "loss": 1.0})
-    assert (bar.bar.total, bar.bar.n, bar.bar.n - bar.bar.initial) == (1_000, 600, 0)
-    bar({"n_tokens": 700, "step": 7, "n_steps": 10, "loss": 1.0})
-    assert bar.bar.n - bar.bar.initial == 100
+    for step in range(1, 8):
+        bar({"n_tokens": 100 * step, "step": step, "n_steps": 10, "loss": 1.0, "seconds": 50.0})
+    shown = bar.bar.format_dict
+    assert (shown["total"], shown["n"], shown["rate"]) == (1_000, 700, None)
+    assert 350 <= shown["elapsed"] < 360
+    assert "[05:50<02:30," in str(bar.bar)
     bar.bar.close()
 
 
