@@ -27,7 +27,7 @@ from sae_lib import corpus as text
 from sae_lib import parallel
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
-from sae_lib.machine import device_named, has_fast_bf16
+from sae_lib.machine import device_named, has_fast_bf16, keep_freed_memory
 from sae_lib.release import TOKENIZER, Released, released
 from sae_lib.resampling import ResamplingSchedule, reinitialise
 from sae_lib.runs import Run, finish, run_steps, runs_folder
@@ -68,6 +68,7 @@ class Lab:
         self.corpus_spec = corpus or self.scale.corpus
         self.is_at_length = at_length
         parallel.join()
+        keep_freed_memory()
         self.device = device_named(device)
         self._models: dict[str, OneLayerTransformer] = {}
         self._dictionaries: dict[tuple[str, str], SparseAutoencoder] = {}

@@ -57,7 +57,8 @@ def keep_freed_memory() -> bool:
     """Have the process keep large blocks that it frees, for the next step; says whether the C library can.
 
     By default glibc hands blocks of more than a few megabytes back to the system as soon as they are freed and asks for
-    them again a moment later; the system clears them page by page, which costs a training step a third of its time.
+    them again a moment later; the system clears them page by page, which costs a training step and a measurement a third of
+    their time.
     The peak of the memory stays what it was, but it is given back only when the process ends.
     """
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # from malloc.h

@@ -30,13 +30,15 @@ def test_bfloat16_is_measured_once():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told")
-def test_freed_memory_is_kept_for_the_next_step():
-    alone = """
+@pytest.mark.parametrize("by", ["keep_freed_memory()", "Lab('smoke')"])
+def test_freed_memory_is_kept_for_the_next_step(by):
+    alone = f"""
 import torch
+from sae_lib.lab import Lab
 from sae_lib.machine import keep_freed_memory
 pages = lambda: int(open("/proc/self/statm").read().split()[1])
 for kept in (False, True):
-    assert not kept or keep_freed_memory()
+    assert not kept or {by}
     before, block = pages(), torch.ones(2**24)
     full = pages()
     del block
