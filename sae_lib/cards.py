@@ -184,8 +184,11 @@ def _sentence(name: str, config: Mapping[str, Any]) -> str:
         twin = "" if name == "A" else " It is A once more from another seed, on the same text in another order."
         return f"A transformer of one layer, at the paper's geometry.{twin}"
     of = {"S": "the control, which is A with the entries of every weight matrix shuffled"}.get(name[0], f"model {name[0]}")
-    again = " It is A/1 once more from another seed." if name == "A/1b" else ""
-    return f"A dictionary of {config['geometry']['d_sae']:,} features on the MLP activations of {of}.{again}"
+    more = {
+        "A/1b": " It is A/1 once more from another seed.",
+        "S/1": " The control predicts nothing, so its loss recovered is a share of no skill, and can be more than the whole.",
+    }.get(name, "")
+    return f"A dictionary of {config['geometry']['d_sae']:,} features on the MLP activations of {of}.{more}"
 
 
 def _model_rows(config: Mapping[str, Any], found: Mapping[str, float | int]) -> dict[str, Any]:
