@@ -37,7 +37,7 @@ help: ## this list
 book: $(STAMP) ## run every chapter and render the book into _site/_build/html
 	@$(BIN)/sae-book book $(SETTINGS)
 
-results: $(STAMP) ## measure at length on held-out text and keep the numbers: make results CORPUS=files:/path/to/texts
+results: $(STAMP) ## measure at length on held-out text and keep the numbers: make results
 	@$(BIN)/sae-book results $(SETTINGS)
 
 train: $(STAMP) ## train runs and what they need: make train RUN="A/0 A/1" SCALE=laptop CORPUS=…

@@ -80,18 +80,16 @@ def results(
         list[str] | None, typer.Argument(help="Chapters by the beginning of their name, such as 07. Not given: all.")
     ] = None,
     scale: Annotated[str, typer.Option(help=f"{SIZE} released, laptop, night, colab, paper.")] = "released",
-    corpus: Annotated[str, typer.Option(help=f"{TEXT} Must be given.")] = "",
+    corpus: Annotated[str, typer.Option(help=f"{TEXT} Not given: what the scale was trained on.")] = "",
     seed: ChaptersSeedOption = None,
 ) -> None:
     """Measure at length, on the held-out part of a text, and keep every chapter's numbers in results/."""
     from sae_lib.build import measure
     from sae_lib.scales import scale as scale_named
 
-    if not corpus:
-        raise BookError("say on what text to measure, for instance --corpus files:/path/to/texts")
     if scale_named(scale).name == "smoke":
         raise BookError("numbers of smoke are not kept, since they say nothing about text; choose another scale")
-    parameters = {"SCALE": scale, "CORPUS": corpus} | ({} if seed is None else {"SEED": seed})
+    parameters = {"SCALE": scale} | ({"CORPUS": corpus} if corpus else {}) | ({} if seed is None else {"SEED": seed})
     print(f"The numbers are in {measure(parameters, chapters or [])}")
 
 

@@ -129,14 +129,15 @@ def test_the_given_values_reach_the_chapters(capsys, monkeypatch):
     assert seen == {"SCALE": "smoke", "CORPUS": "pocket:", "SEED": 0}
 
 
-def test_results_ask_for_a_text_and_keep_nothing_of_smoke(capsys, monkeypatch):
+def test_results_are_of_the_text_given_and_nothing_is_kept_of_smoke(capsys, monkeypatch):
     seen = []
     monkeypatch.setattr("sae_lib.build.measure", lambda *given: seen.append(given))
     assert run(capsys, "results", "07", "--corpus", "files:x")[0] == 0
     assert seen == [({"SCALE": "released", "CORPUS": "files:x"}, ["07"])]
-    assert "say on what text to measure" in run(capsys, "results")[2]
-    assert "numbers of smoke are not kept" in run(capsys, "results", "--corpus", "files:x", "--scale", "smoke")[2]
-    assert len(seen) == 1
+    assert run(capsys, "results")[0] == 0
+    assert seen[1:] == [({"SCALE": "released"}, [])]
+    assert "numbers of smoke are not kept" in run(capsys, "results", "--scale", "smoke")[2]
+    assert len(seen) == 2
 
 
 def test_nothing_given_means_nothing_passed(capsys, monkeypatch):
