@@ -12,7 +12,7 @@ from sae_lib import cards
 from sae_lib.corpus import anthology_text
 from sae_lib.lab import MODELS
 from sae_lib.metrics import evaluate
-from sae_lib.release import TOKENIZER
+from sae_lib.release import TOKENIZER, released_names
 from sae_lib.scales import SCALES
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ NIGHT = SCALES["night"]
 
 def test_all_that_the_scale_names_is_there():
     assert set(RUNS) == {"A", "B", *NIGHT.d_sae}
-    assert sae_lib.released_names() == sorted(RUNS, key=lambda name: ("/" in name, name))
+    assert set(released_names()) == set(RUNS)
 
 
 def test_every_file_is_named_and_every_name_is_a_file():
@@ -43,9 +43,10 @@ def test_the_files_are_small_enough_to_be_cloned():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_was_trained_as_its_scale_says(name):
-    config = RUNS[name]["config"]
+    config, facts = RUNS[name]["config"], RUNS[name]["provenance"]
     geometry, training = config["geometry"], config["training"]
-    assert config["text"] == RUNS["A"]["config"]["text"], "all of them read one text"
+    for fact in ("corpus", "tokenizer_sha256", "train_tokens"):
+        assert facts[fact] == RUNS["A"]["provenance"][fact], "all of them read one text"
     if name in MODELS:
         assert {key: geometry[key] for key in ("d_model", "d_mlp", "n_ctx", "d_vocab")} == {
             key: getattr(NIGHT, key) for key in ("d_model", "d_mlp", "n_ctx", "d_vocab")
