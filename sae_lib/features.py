@@ -261,7 +261,7 @@ def activations_of(
         BookError: a feature is not in the dictionary.
     """
     check_fits(model, sae)
-    columns = _columns(features, sae.W_dec.shape[0], "feature").to(model.device)
+    columns = columns_of(features, sae.W_dec.shape[0], "feature").to(model.device)
     found = np.empty((*tokens.shape, len(columns)), np.float32)
     for rows in context_batches(tokens, sae.W_dec.shape[0], batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1]
@@ -290,7 +290,7 @@ def neuron_activations(
     Raises:
         BookError: a neuron is not in the model.
     """
-    columns = _columns(neurons, model.W_out.shape[0], "neuron").to(model.device)
+    columns = columns_of(neurons, model.W_out.shape[0], "neuron").to(model.device)
     found = np.empty((*tokens.shape, len(columns)), np.float32)
     for rows in context_batches(tokens, model.W_out.shape[0], batch_contexts):
         found[rows] = model.begin(tokens[rows].to(model.device))[1][..., columns].float().cpu().numpy()
@@ -464,7 +464,7 @@ def logit_weights(
     Source: Bricken et al. 2023, "Feature Downstream Effects" (logit weights, linearised LayerNorm).
     """
     check_fits(model, sae)
-    column = _columns([feature], sae.W_dec.shape[0], "feature").to(model.device)
+    column = columns_of([feature], sae.W_dec.shape[0], "feature").to(model.device)
     weights = pd.Series(logit_matrix(model, sae.W_dec[column])[0].cpu().numpy(), name="logit_weight")
     if unigram_counts is not None:
         common = np.asarray(unigram_counts)[: len(weights)] >= min_count
@@ -562,7 +562,7 @@ def _standardised(tokens: Int[Tensor, "context pos"], targets: Mapping[str, np.n
     return torch.from_numpy(np.stack(columns, axis=-1).astype(np.float32))
 
 
-def _columns(indices: Sequence[int], width: int, kind: Kind) -> Int[Tensor, " index"]:
+def columns_of(indices: Sequence[int], width: int, kind: Kind) -> Int[Tensor, " index"]:
     for index in indices:
         if not 0 <= index < width:
             raise BookError(f"there is no {kind} {index}; they run from 0 to {width - 1}")

@@ -86,7 +86,7 @@ def best_match(
         moments_a.add(acts_a)
         moments_b.add(acts_b)
         products.add(acts_a, acts_b)
-        firings += (acts_a > 0).sum(0)
+        firings += acts_a.sign().sum(0).long()
 
     # In place from here on: one such matrix is the largest thing in memory.
     pearson = products.total.div_(moments_a.n_tokens).addr_(moments_a.mean, moments_b.mean, alpha=-1)

@@ -118,7 +118,7 @@ def by_hand(monkeypatch, **acts):
     """Dictionaries whose activations are given: one row a token, one column a feature."""
     saes = {name.replace("_", "/"): dictionary(np.ones((np.shape(f)[1], 12)).tolist(), d_in=12) for name, f in acts.items()}
     matrices = {id(sae): csr_array(np.array(f, float)) for sae, f in zip(saes.values(), acts.values(), strict=True)}
-    monkeypatch.setattr(splitting, "_sparse_acts", lambda model, sae, tokens, batch_contexts: matrices[id(sae)])
+    monkeypatch.setattr(splitting, "_sparse_acts", lambda model, sae, tokens, features, batch_contexts: matrices[id(sae)])
     return saes
 
 
@@ -178,6 +178,9 @@ def test_masked_cosine_equals_the_dense_computation(monkeypatch, model, tokens, 
         found = rows[["over_source", "over_target"]].to_numpy()
         assert np.abs(found - [wanted[place] for place in sorted(wanted)]).max() < 1e-5
         assert (rows["cosine"] == rows[["over_source", "over_target"]].max(axis=1)).all()
+    only = {name: np.flatnonzero(often).tolist() for name, often in frequent.items()}
+    again = splitting.masked_cosine(model, saes, tokens, [("A/0", "A/1"), ("A/1", "A/1")], threshold=0.5, min_firings=1, only=only)
+    pd.testing.assert_frame_equal(again, edges)
 
 
 def graph(*rows):
@@ -244,6 +247,10 @@ def test_concentration_equals_counting(monkeypatch, model, tokens, chunk):
             assert row.recall == pytest.approx((f[keys.ravel() == row.key] > 0).mean())
     assert found["token"].loc[3, ["firings", "key", "share"]].tolist() == [0, -1, 0]
     assert (found["none"]["key"] == -1).all()
+    some_rows = splitting.concentration(model, sae, tokens, {"token": ids}, only=[3, 7, 11])["token"]
+    pd.testing.assert_frame_equal(some_rows, found["token"].loc[[3, 7, 11]])
+    with pytest.raises(BookError, match="30"):
+        splitting.concentration(model, sae, tokens, {"token": ids}, only=[30])
 
 
 def test_phrases_are_three_tokens_around_the_middle_one():
