@@ -97,7 +97,7 @@ def companions(
     counts = torch.zeros(len(sae.W_dec), 3, dtype=torch.float64, device=model.device)
     for rows in context_batches(tokens, len(sae.W_dec)):
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
-        counts += (sae.encode(x) > 0).float().T @ member[rows].flatten(0, 1).to(model.device)
+        counts += sae.encode(x).sign().T @ member[rows].flatten(0, 1).to(model.device)
     firings, inside, filled = counts.cpu().numpy().astype(np.int64).T
     table = pd.DataFrame({"feature": np.arange(len(firings)), "firings": firings, "precision": inside / np.maximum(firings, 1)})
     table["filled"], table["share_of_gap"] = filled, filled / max(1, gap.sum())

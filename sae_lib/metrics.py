@@ -217,7 +217,9 @@ def firings(model: OneLayerTransformer, sae: SparseAutoencoder, tokens: Int[Tens
     check_fits(model, sae)
     fired = torch.zeros(sae.cfg.d_sae, dtype=torch.int64, device=model.device)
     for rows in context_batches(tokens, sae.cfg.d_sae):
-        fired += (sae.encode(model.begin(tokens[rows].to(model.device))[1]) > 0).sum((0, 1))
+        feature_acts = sae.encode(model.begin(tokens[rows].to(model.device))[1])
+        # None is negative, and adding ones up in float32 is several times faster than counting what is above zero.
+        fired += feature_acts.sign().sum((0, 1)).long()
     return fired.cpu().numpy()
 
 

@@ -615,7 +615,7 @@ def firings_in_classes(
     member = np.stack([np.ones(tuple(tokens.shape), bool), *classes.values()], axis=-1)
     for rows in context_batches(tokens, len(sae.W_dec), batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
-        counts += (sae.encode(x) > 0).float().T @ torch.from_numpy(member[rows]).flatten(0, 1).to(model.device).float()
+        counts += sae.encode(x).sign().T @ torch.from_numpy(member[rows]).flatten(0, 1).to(model.device).float()
     return pd.DataFrame(counts.cpu().numpy().astype(np.int64), columns=["firings", *classes])
 
 
