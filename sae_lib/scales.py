@@ -114,7 +114,7 @@ _AT_LENGTH = {
     "corpus_tokens": 16_000_000,
     "validation_tokens": 1_000_000,
     "analysis_tokens": 1_000_000,
-    "arm_activations": 12_000_000,
+    "arm_activations": 6_000_000,
     "toy_steps": 4_000,
     "toy_points": 10_000,
 }
