@@ -563,6 +563,18 @@ def _standardised(tokens: Int[Tensor, "context pos"], targets: Mapping[str, np.n
 
 
 def columns_of(indices: Sequence[int], width: int, kind: Kind) -> Int[Tensor, " index"]:
+    """The columns that the caller asks for, as a tensor, once it is known that they are there.
+
+    Args:
+        indices: of features or neurons.
+        width: how many there are.
+        kind: what to call them.
+
+    Raises:
+        BookError: one of them is not there.
+
+    Source: ours.
+    """
     for index in indices:
         if not 0 <= index < width:
             raise BookError(f"there is no {kind} {index}; they run from 0 to {width - 1}")
