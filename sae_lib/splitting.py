@@ -231,10 +231,10 @@ def _sparse_acts(
     batch_contexts: int | None,
 ) -> csr_array:
     """The activations of these features, as a sparse matrix of token by feature."""
-    parts, chosen = [], torch.from_numpy(features).to(model.device)
+    parts, chosen, is_all = [], torch.from_numpy(features).to(model.device), np.array_equal(features, np.arange(len(sae.W_dec)))
     for rows in context_batches(tokens, max(1, len(features)), batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
-        acts = sae.encode(x) if len(features) == len(sae.W_dec) else encode_columns(sae, x, chosen)
+        acts = sae.encode(x) if is_all else encode_columns(sae, x, chosen)
         where = acts.nonzero(as_tuple=True)
         token, feature = (place.cpu().numpy() for place in where)
         starts = np.concatenate([[0], np.bincount(token, minlength=len(acts)).cumsum()])

@@ -249,6 +249,9 @@ def test_concentration_equals_counting(monkeypatch, model, tokens, chunk):
     assert (found["none"]["key"] == -1).all()
     some_rows = splitting.concentration(model, sae, tokens, {"token": ids}, only=[3, 7, 11])["token"]
     pd.testing.assert_frame_equal(some_rows, found["token"].loc[[3, 7, 11]])
+    backwards = list(range(30))[::-1]
+    all_rows = splitting.concentration(model, sae, tokens, {"token": ids}, only=backwards)["token"]
+    pd.testing.assert_frame_equal(all_rows, found["token"].loc[backwards])
     with pytest.raises(BookError, match="30"):
         splitting.concentration(model, sae, tokens, {"token": ids}, only=[30])
 
