@@ -34,7 +34,7 @@ from sae_lib.evidence import CONTEXT, Evidence, Examples, gather, nearest_rows, 
 from sae_lib.interpret import Judge, opinions
 from sae_lib.interventions import logit_effects, place_effects
 from sae_lib.judges import Rules
-from sae_lib.lab import TRUTH_TOKENS, Lab
+from sae_lib.lab import Lab
 from sae_lib.metrics import ULTRALOW_FIRINGS
 from sae_lib.proxies import TokenTable
 from sae_lib.rating import RUBRIC
@@ -53,7 +53,7 @@ NEURONS = "A/neurons"
 """The set of all neurons of model A."""
 CHUNK = 32
 """Cards in one file."""
-AT_A_TIME = 512
+AT_A_TIME = 2_048
 """Units whose examples are looked up together: for fewer the model would read the same contexts again and again."""
 MIN_F1, MIN_PRECISION = 0.2, 0.5
 """What a label must reach, one of the two, for a unit to be called by it; a part of a script has a low F1 and a high precision."""
@@ -65,8 +65,6 @@ PER_TOKEN = 20
 """Units listed at a token of a text, the strongest."""
 RELATIVES = 5
 """Parents, children, nearest features and neurons shown on a card."""
-RELATION_TOKENS = 200_000
-"""Tokens on which features of different dictionaries are compared; the widest dictionary is costly."""
 MAP = ("A/0", "A/1")
 """Dictionaries on the map, as in the paper's."""
 
@@ -74,15 +72,17 @@ MAP = ("A/0", "A/1")
 class Sizes(NamedTuple):
     """How much an atlas is made from, and how much a card shows."""
 
-    n_tokens: int = TRUTH_TOKENS
+    n_tokens: int = 600_000
     """Labelled tokens looked at."""
     n_top: int = 20
     """Strongest examples of each unit."""
     n_each: int = 5
     """Examples from each interval and from the bottom."""
+    n_related: int = 200_000
+    """Of the tokens, those on which features of different dictionaries are compared; the widest dictionary is costly."""
 
 
-QUICK = Sizes(100_000, 10, 2)
+QUICK = Sizes(49_152, 8, 1, 24_576)
 """Enough to see how the browser works, in a minute or two."""
 
 
@@ -162,7 +162,7 @@ def write_atlas(
     found = passages or passages_of_every_stratum()
     tokens, table = torch.from_numpy(text.tokens), TokenTable(lab.tokenizer)
     counts = lab.shards.train.unigram_counts(len(table)) if judge else None
-    relations = _relations(lab, sets, tokens)
+    relations = _relations(lab, sets, tokens[: max(1, sizes.n_related // tokens.shape[1])])
 
     def fill(aside: Path) -> None:
         columns = {}
@@ -242,7 +242,7 @@ def _sets(lab: Lab) -> dict[str, Units]:
 
 
 def _text(lab: Lab, n_tokens: int) -> LabelledText:
-    return lab.truth if n_tokens == TRUTH_TOKENS else labelled_text(lab.tokenizer, n_tokens, lab.scale.n_ctx, lab.seed)
+    return lab.truth if n_tokens == lab.scale.truth_tokens else labelled_text(lab.tokenizer, n_tokens, lab.scale.n_ctx, lab.seed)
 
 
 def _width(units: Units) -> int:
@@ -404,16 +404,15 @@ def _relatives(units: Units, evidence: Evidence) -> dict[str, Any]:
 
 def _relations(lab: Lab, sets: Mapping[str, Units], tokens: torch.Tensor) -> dict[str, dict[str, dict[int, list]]]:
     """Under `twins`, `parents` and `children`, for each set and unit: rows of set, number and similarity, the closest first."""
-    some = tokens[: max(1, RELATION_TOKENS // tokens.shape[1])]
     found: dict[str, dict[str, dict[int, list]]] = {"twins": {}, "parents": {}, "children": {}}
     for name, other in (("A/0", "B/1"), ("A/1", "B/1"), ("B/1", "A/1"), (NEURONS, "A/1")):
         if name in sets and other in sets:
             ours, theirs = sets[name], sets[other]
-            match = best_match(ours.model, ours.sae, theirs.model, theirs.sae, some)
+            match = best_match(ours.model, ours.sae, theirs.model, theirs.sae, tokens)
             rows = zip(match.iloc[:, 0], match["match"], match["pearson"], strict=True)
             found["twins"][name] = {int(unit): [[other, int(index), _round(value)]] for unit, index, value in rows if index >= 0}
     widths = {name: lab.dictionary(name) for name in _dictionaries(lab) if name.startswith("A")}
-    edges = masked_cosine(lab.model("A"), widths, some).sort_values("cosine", ascending=False)
+    edges = masked_cosine(lab.model("A"), widths, tokens).sort_values("cosine", ascending=False)
     for source, small, target, large, cosine in edges[["source_dictionary", "source", "target_dictionary", "target", "cosine"]].itertuples(
         index=False
     ):

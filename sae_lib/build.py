@@ -4,7 +4,7 @@
 2. Execute each with papermill into `_site/chapters/`, several at a time where no long training stands in the way. A parameter
    equal to the chapter's own default is not passed, so that the page shows the chapter as it stands in the repository.
 3. Copy `_config.yml`, `_toc.yml` and `book/` beside them, write the score for the first page, and render with warnings as errors.
-4. Put the data of the feature browser beside the pages, if the book has that page.
+4. Put the data of the feature browser beside the pages, if the book has that page; they are made while chapters run.
 """
 
 import ast
@@ -15,15 +15,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sae_lib.errors import BookError
 from sae_lib.scorecard import summary
 from sae_lib.storage import project_root
+
+if TYPE_CHECKING:
+    from sae_lib.scales import Scale
 
 SITE = "_site"
 """Folder of the executed chapters and of the rendered book, below the project."""
@@ -180,13 +185,16 @@ def _unwritten(what: str, error: OSError) -> BookError:
     return BookError(f"{what}: {error.strerror or error}. Free some space or check its permissions, then run the same command again")
 
 
-def run_chapters(chapters: list[Chapter], folder: Path, at_once: int = 1) -> dict[str, float]:
+def run_chapters(
+    chapters: list[Chapter], folder: Path, at_once: int = 1, beside: Mapping[str, Callable[[], Any]] = MappingProxyType({})
+) -> dict[str, float]:
     """Execute chapters into a folder, as the book shows them; the seconds that each took.
 
     Args:
         chapters: which, in the order in which they begin.
         folder: gets the executed notebooks.
         at_once: chapters that run beside each other; they share the cores.
+        beside: other work by name, begun before the chapters and counted as one of them.
 
     Raises:
         BookError: as `run_chapter`, or a process was ended from outside; what has not begun then does not begin.
@@ -197,14 +205,18 @@ def run_chapters(chapters: list[Chapter], folder: Path, at_once: int = 1) -> dic
     seconds: dict[str, float] = {}
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _surround, (surroundings,)) as pool:
         try:
-            places = (f"[{number}/{len(chapters)}]" for number in range(1, len(chapters) + 1))
-            running = {chapter.name: pool.submit(_timed, place, chapter, folder) for place, chapter in zip(places, chapters, strict=True)}
+            running = {name: pool.submit(_timed, f"Making {name}.", work) for name, work in beside.items()}
+            for number, chapter in enumerate(chapters, 1):
+                work = partial(run_chapter, chapter, folder / f"{chapter.name}.ipynb")
+                running[chapter.name] = pool.submit(_timed, f"[{number}/{len(chapters)}] {chapter.name}", work)
             for name, done in running.items():
                 seconds[name] = done.result()
             return seconds
         except BrokenProcessPool:
-            left = next(chapter.name for chapter in chapters if chapter.name not in seconds)
-            raise BookError(f"{left}.ipynb, or a chapter that ran beside it, was ended from outside. {SPARE}") from None
+            left = next(name for name in running if name not in seconds)
+            raise BookError(
+                f"{left}{'' if left in beside else '.ipynb'}, or a chapter that ran beside it, was ended from outside. {SPARE}"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -214,20 +226,24 @@ def _surround(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
-def _timed(place: str, chapter: Chapter, folder: Path) -> float:
-    print(f"{place} {chapter.name}", flush=True)
+def _timed(saying: str, work: Callable[[], Any]) -> float:
+    print(saying, flush=True)
     started = time.perf_counter()
-    run_chapter(chapter, folder / f"{chapter.name}.ipynb")
+    work()
     return time.perf_counter() - started
 
 
 def _at_once(chapters: list[Chapter]) -> int:
     """How many chapters to run beside each other: as many as there are cores, but one at a time where training wants all of them."""
     from sae_lib.machine import cores
+
+    return min(cores(), AT_ONCE) if all(each.is_released or each.name == "smoke" for each in _scales(chapters)) else 1
+
+
+def _scales(chapters: list[Chapter]) -> list["Scale"]:
     from sae_lib.scales import scale
 
-    scales = [scale(given.get("SCALE", "smoke")) for given in (declared_parameters(each.path) | each.parameters for each in chapters)]
-    return min(cores(), AT_ONCE) if all(each.is_released or each.name == "smoke" for each in scales) else 1
+    return [scale(given.get("SCALE", "smoke")) for given in (declared_parameters(each.path) | each.parameters for each in chapters)]
 
 
 def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None = None) -> Path:
@@ -324,20 +340,21 @@ def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = 
     site = root / SITE
     shutil.rmtree(site / "chapters", ignore_errors=True)
     begun = time.perf_counter()
-    seconds = run_chapters(chapters, site, _at_once(chapters))
-    data = None
-    if BROWSER in book_pages(root):
-        print("Making the feature browser's data.", flush=True)
-        started = time.perf_counter()
-        data = browser_data(chapters[-1])
-        seconds["the feature browser"] = time.perf_counter() - started
+    at_once = _at_once(chapters)
+    browser = {"the feature browser": partial(browser_data, chapters[-1])} if BROWSER in book_pages(root) else {}
+    # What takes longest begins first: the browser's data and the later chapters. But where runs are trained, the first chapters,
+    # which need none, fill the time of the training; and where one thing runs at a time, the chapters train what the browser reads.
+    order = chapters[::-1] if at_once > 1 and all(each.is_released for each in _scales(chapters)) else chapters
+    seconds = run_chapters(order, site, at_once, browser if at_once > 1 else {})
+    seconds |= {name: _timed(f"Making {name}.", work) for name, work in browser.items() if name not in seconds}
     print("Rendering the pages.", flush=True)
     started = time.perf_counter()
     html = render(root, site)
-    if data is not None:
+    if browser:
         from sae_lib.browser import put
 
-        put(data, html / "browser")
+        put(browser_data(chapters[-1]), html / "browser")
     seconds["rendering"] = time.perf_counter() - started
-    print(seconds_table(seconds | {"together": time.perf_counter() - begun}))
+    in_order = {name: seconds[name] for name in (*(chapter.name for chapter in chapters), *browser, "rendering")}
+    print(seconds_table(in_order | {"together": time.perf_counter() - begun}))
     return html / "index.html"

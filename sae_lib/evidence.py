@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_lib.errors import BookError
-from sae_lib.features import Kind, Moments, encode_columns
+from sae_lib.features import Kind, Moments, encoder_of
 from sae_lib.metrics import SPARSE_BELOW, check_fits, context_batches
 from sae_lib.proxies import TokenTable
 from sae_lib.sae import SparseAutoencoder
@@ -376,10 +376,21 @@ def acts_at(
     pos: Int[np.ndarray, " place"],
 ) -> Float32[np.ndarray, " place"]:
     """Activations of units at places, each place with a unit of its own."""
+    first, same = distinct(units, context, pos, tokens.shape[1])
+    units, context, pos = units[first], context[first], pos[first]
     found = np.zeros(len(units), np.float32)
     for which, _, x in at_places(model, tokens, context, pos):
         found[which] = unit_acts(sae, x, torch.from_numpy(units[which]).to(x.device)).float().cpu().numpy()
-    return found
+    return found[same]
+
+
+def distinct(
+    units: Int[np.ndarray, " place"], context: Int[np.ndarray, " place"], pos: Int[np.ndarray, " place"], n_pos: int
+) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " place"]]:
+    """One of each place of each unit, and which of them each place is; the examples of a rare unit share many."""
+    key = (units.astype(np.int64) * (int(context.max(initial=0)) + 1) + context) * n_pos + pos
+    _, first, same = np.unique(key, return_index=True, return_inverse=True)
+    return first, same
 
 
 @torch.inference_mode()
@@ -540,12 +551,11 @@ def _batches(
     batches: list[slice],
 ) -> Iterator[tuple[int, Float[Tensor, "token d_mlp"], Float[Tensor, "token unit"], csr_matrix]]:
     """Number of the first token, MLP activations, activations of the units, and the same as [unit, token] without its zeros."""
+    some = slice(None) if columns is None else columns
+    encode = (lambda x: x[:, some]) if sae is None else encoder_of(sae, some)
     for rows in batches:
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
-        if columns is None:
-            acts = x if sae is None else sae.encode(x)
-        else:
-            acts = x[:, columns] if sae is None else encode_columns(sae, x, columns)
+        acts = encode(x)
         token, unit = (acts > 0).nonzero(as_tuple=True)
         data = acts[token, unit].float().cpu().numpy()
         active = csr_matrix((data, (unit.cpu().numpy(), token.cpu().numpy())), acts.T.shape)

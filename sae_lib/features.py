@@ -3,7 +3,7 @@
 Source: Bricken et al. 2023, "Detailed Investigations of Individual Features".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -262,10 +262,10 @@ def activations_of(
     """
     check_fits(model, sae)
     columns = columns_of(features, sae.W_dec.shape[0], "feature").to(model.device)
-    found = np.empty((*tokens.shape, len(columns)), np.float32)
+    found, encode = np.empty((*tokens.shape, len(columns)), np.float32), encoder_of(sae, columns)
     for rows in context_batches(tokens, sae.W_dec.shape[0], batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1]
-        found[rows] = encode_columns(sae, x, columns).float().cpu().numpy()
+        found[rows] = encode(x).float().cpu().numpy()
     return found
 
 
@@ -297,17 +297,20 @@ def neuron_activations(
     return found
 
 
-def encode_columns(sae: SparseAutoencoder, x: Float[Tensor, "... d_in"], features: Int[Tensor, " feature"]) -> Float[Tensor, "... feature"]:
-    """Activations of some features only.
+def encoder_of(sae: SparseAutoencoder, features: Int[Tensor, " feature"] | slice) -> Callable[[Tensor], Tensor]:
+    """The encoder of some features only, from x [..., d_in] to activations [..., feature].
 
         f_i = ReLU((x - b_dec) @ W_enc[:, i] + b_enc[i])
+
+    Their weights are copied once, those of a slice not at all.
 
     The paper's encoder computes each feature alone, so the others cost nothing; a dictionary with its own
     `encode` may let features compete, and is asked for all of them.
     """
     if type(sae).encode is not SparseAutoencoder.encode:
-        return sae.encode(x)[..., features]
-    return torch.relu((x - sae.b_dec) @ sae.W_enc[:, features] + sae.b_enc[features])
+        return lambda x: sae.encode(x)[..., features]
+    W_enc, b_enc = sae.W_enc[:, features], sae.b_enc[features]
+    return lambda x: torch.relu((x - sae.b_dec) @ W_enc + b_enc)
 
 
 def activation_histogram(acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.ndarray, "*tokens"], n_bins: int = 40) -> pd.DataFrame:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from sae_lib import bootstrap
 from sae_lib.errors import BookError
-from sae_lib.evidence import at_places, check_places, unit_acts, units_of
-from sae_lib.features import activations_of, encode_columns, logit_matrix, neuron_activations
+from sae_lib.evidence import at_places, check_places, distinct, unit_acts, units_of
+from sae_lib.features import activations_of, encoder_of, logit_matrix, neuron_activations
 from sae_lib.metrics import check_fits
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import KeyValueCache, OneLayerTransformer
@@ -114,7 +114,7 @@ def clamp(sae: SparseAutoencoder | None, x: Float[Tensor, "... d_mlp"], pinned: 
         held = x.clone()
         held[..., units] = wanted
         return held
-    return x + (wanted - encode_columns(sae, x, units)) @ sae.W_dec[units]
+    return x + (wanted - encoder_of(sae, units)(x)) @ sae.W_dec[units]
 
 
 def ablation_effects(
@@ -177,8 +177,9 @@ def place_effects(
     units_of(model, sae, features.ravel())
     check_places(tokens, context, pos)
     flat_units, rows, columns = (np.ascontiguousarray(part).ravel() for part in (features, context, pos))
-    found = np.zeros(flat_units.shape, np.float32)
-    known = np.flatnonzero((rows >= 0) & (columns < tokens.shape[1] - 1))
+    asked = np.flatnonzero((rows >= 0) & (columns < tokens.shape[1] - 1))
+    first, same = distinct(flat_units[asked], rows[asked], columns[asked], tokens.shape[1])
+    known, found = asked[first], np.zeros(flat_units.shape, np.float32)
     for which, resid_mid, x in at_places(model, tokens, rows[known], columns[known]):
         place = known[which]
         units = torch.from_numpy(flat_units[place]).to(x.device)
@@ -187,8 +188,13 @@ def place_effects(
         place, x, resid_mid, units, acts = place[fires.cpu().numpy()], x[fires], resid_mid[fires], units[fires], acts[fires]
         ablated = x.scatter(1, units[:, None], 0.0) if sae is None else x - acts[:, None] * sae.W_dec[units]
         following = tokens[rows[place], columns[place] + 1].to(x.device)
-        change = _log_likelihood(model, resid_mid, ablated, following) - _log_likelihood(model, resid_mid, x, following)
+        # Many features fire at one place; what the model says there with all of them is asked once.
+        _, *found_once = np.unique(rows[place] * tokens.shape[1] + columns[place], return_index=True, return_inverse=True)
+        once, again = (torch.from_numpy(numbers).to(x.device) for numbers in found_once)
+        untouched = _log_likelihood(model, resid_mid[once], x[once], following[once])[again]
+        change = _log_likelihood(model, resid_mid, ablated, following) - untouched
         found[place] = change.float().cpu().numpy()
+    found[asked] = found[known][same]
     return found.reshape(features.shape)
 
 
@@ -335,7 +341,10 @@ def sample(
         resid_mid, x = model.begin(new.to(model.device), cache)
         # In one layer the MLP at a position reaches no other, so what is pinned before the last one cannot matter.
         logits = model.finish(resid_mid[:, -1:], clamp(sae, x[:, -1:], pinned or {}))[:, 0]
-        new = torch.multinomial(torch.softmax(logits.float() / temperature, -1).cpu(), 1, generator=generator)
+        # One number a sample, looked up among the sums of the probabilities; `multinomial` draws one for every token there is.
+        sums = torch.softmax(logits.double() / temperature, -1).cpu().cumsum(-1)
+        drawn = torch.rand(n_samples, 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+        new = torch.searchsorted(sums, drawn, right=True).clamp_max(sums.shape[1] - 1)
         written = torch.cat([written, new], 1)
     return written.numpy()
 

@@ -40,8 +40,6 @@ from sae_lib.transformer import OneLayerTransformer, TransformerConfig, with_shu
 MODELS = ("A", "B", "S")
 CONTROL = "S"
 """The model that is not trained but made of A."""
-TRUTH_TOKENS = 600_000
-"""Labelled tokens that features are scored on; the rarest leaves have some dozens in either half."""
 _TEXT_IDENTITY = ("corpus_fingerprint", "tokenizer_sha256", "n_tokens", "validation_tokens", "seed")
 """What decides the token ids, of all that the shards' JSON says."""
 
@@ -131,7 +129,7 @@ class Lab:
     @cached_property
     def truth(self) -> "text.LabelledText":
         """Pocket text whose generated documents nothing is trained on, cut by this run's tokenizer, with the truth about every token."""
-        return text.labelled_text(self.tokenizer, TRUTH_TOKENS, self.scale.n_ctx, self.seed)
+        return text.labelled_text(self.tokenizer, self.scale.truth_tokens, self.scale.n_ctx, self.seed)
 
     @cached_property
     def anthology(self) -> "text.LabelledText":

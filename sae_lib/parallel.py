@@ -2,7 +2,7 @@
 
 Every process has the whole of the weights and a part of each batch; gradients and counts are sums over the processes.
 Or, for a dictionary that no device can hold, every process has a part of the features and the whole of each batch.
-With a single process everything here does nothing.
+With a single process everything here does nothing, and PyTorch's distributed tensors, slow to import, stay where they are.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
 from sae_lib.errors import BookError
 
@@ -94,6 +93,8 @@ def shard_features_(sae: nn.Module) -> None:
     Raises:
         BookError: the processes do not divide the features.
     """
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
     share(sae.W_dec.shape[0], "features")
     mesh = init_device_mesh(sae.W_dec.device.type, (world(),))
     for name, place in (("W_enc", Shard(1)), ("b_enc", Shard(0)), ("W_dec", Shard(0)), ("b_dec", Replicate())):
@@ -102,6 +103,10 @@ def shard_features_(sae: nn.Module) -> None:
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether the processes have parts of it."""
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
     return isinstance(tensor, DTensor)
 
 
@@ -112,9 +117,17 @@ def whole(tensor: Tensor) -> Tensor:
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
     """A tensor that every process has, spread over them as another one is."""
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements) if is_sharded(other) else tensor
+    if not is_sharded(other):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
 def beside(x: Tensor, weight: Tensor) -> Tensor:
     """A batch that every process has, fit to be multiplied with weights that may be spread."""
-    return DTensor.from_local(x, weight.device_mesh, [Replicate()]) if is_sharded(weight) else x
+    if not is_sharded(weight):
+        return x
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(x, weight.device_mesh, [Replicate()])

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_lib.errors import BookError
-from sae_lib.features import columns_of, encode_columns
+from sae_lib.features import columns_of, encoder_of
 from sae_lib.metrics import ULTRALOW_FIRINGS, check_fits, context_batches
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
@@ -231,10 +231,11 @@ def _sparse_acts(
     batch_contexts: int | None,
 ) -> csr_array:
     """The activations of these features, as a sparse matrix of token by feature."""
-    parts, chosen, is_all = [], torch.from_numpy(features).to(model.device), np.array_equal(features, np.arange(len(sae.W_dec)))
+    is_all = np.array_equal(features, np.arange(len(sae.W_dec)))
+    parts, encode = [], encoder_of(sae, slice(None) if is_all else torch.from_numpy(features).to(model.device))
     for rows in context_batches(tokens, max(1, len(features)), batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
-        acts = sae.encode(x) if is_all else encode_columns(sae, x, chosen)
+        acts = encode(x)
         where = acts.nonzero(as_tuple=True)
         token, feature = (place.cpu().numpy() for place in where)
         starts = np.concatenate([[0], np.bincount(token, minlength=len(acts)).cumsum()])
@@ -374,9 +375,9 @@ def sums_by_document(
         raise BookError(f"{len(features)} features and {len(key_of)} keys of theirs: the family is empty or the two do not match")
     chosen = torch.tensor([int(feature) for feature in features], device=model.device)
     number = np.unique(document, return_inverse=True)[1].reshape(document.shape)
-    found = np.zeros((4, number.max() + 1, len(chosen)))
+    found, encode = np.zeros((4, number.max() + 1, len(chosen))), encoder_of(sae, chosen)
     for rows in context_batches(tokens, len(chosen), batch_contexts):
-        acts = encode_columns(sae, model.begin(tokens[rows].to(model.device))[1], chosen).flatten(0, 1).double().cpu().numpy()
+        acts = encode(model.begin(tokens[rows].to(model.device))[1]).flatten(0, 1).double().cpu().numpy()
         token, feature = acts.nonzero()
         on_key = keys[rows].ravel()[token] == np.asarray(key_of)[feature]
         values = acts[token, feature]

@@ -18,8 +18,8 @@ from torch import Tensor
 from sae_lib.corpus import LabelledText
 from sae_lib.corpus.pocket import PocketSource
 from sae_lib.errors import BookError
-from sae_lib.features import Kind, encode_columns
-from sae_lib.lab import TRUTH_TOKENS, Lab
+from sae_lib.features import Kind, encoder_of
+from sae_lib.lab import Lab
 from sae_lib.metrics import check_fits, context_batches
 from sae_lib.runs import runs_folder
 from sae_lib.sae import SparseAutoencoder
@@ -148,19 +148,19 @@ def truth_scores(
     Source: ours.
     """
     check_fits(model, sae)
-    everything: list[tuple[Kind, int, Callable[[Tensor, Tensor], Tensor]]] = [
-        ("feature", sae.W_dec.shape[0], lambda x, units: encode_columns(sae, x, units)),
-        ("neuron", model.W_out.shape[0], lambda x, units: x[:, units]),
+    everything: list[tuple[Kind, int, Callable[[slice], Callable[[Tensor], Tensor]]]] = [
+        ("feature", sae.W_dec.shape[0], lambda units: encoder_of(sae, units)),
+        ("neuron", model.W_out.shape[0], lambda units: lambda x: x[:, units]),
     ]
     found: dict[Kind, TruthScores] = {}
-    for kind, width, activations in everything:
+    for kind, width, encoder_of_units in everything:
         if kind not in kinds:
             continue
         parts = []
         for start in range(0, width, UNITS_AT_A_TIME):
-            units = torch.arange(start, min(width, start + UNITS_AT_A_TIME), device=model.device)
-            chosen, measured = (_tally(model, activations, units, half) for half in halves(text))
-            parts.append(_scores(chosen, measured, len(units)))
+            units = slice(start, min(width, start + UNITS_AT_A_TIME))
+            chosen, measured = (_tally(model, encoder_of_units, units, half) for half in halves(text))
+            parts.append(_scores(chosen, measured, units.stop - start))
         found[kind] = TruthScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     return found
 
@@ -179,7 +179,7 @@ def kept_scores(lab: Lab) -> dict[Kind, TruthScores]:
 
     Source: ours.
     """
-    key = [FORMAT, lab.config("A"), lab.config("A/1"), TRUTH_TOKENS, PocketSource(lab.seed).identity()]
+    key = [FORMAT, lab.config("A"), lab.config("A/1"), lab.scale.truth_tokens, PocketSource(lab.seed).identity()]
     path = runs_folder() / f"{lab.scale.name}-truth-{fingerprint(key)}" / "scores.safetensors"
     with alone(path.parent):
         if not path.exists():
@@ -191,15 +191,16 @@ def kept_scores(lab: Lab) -> dict[Kind, TruthScores]:
 
 
 def _tally(
-    model: OneLayerTransformer, activations: Callable[[Tensor, Tensor], Tensor], units: Int[Tensor, " unit"], text: LabelledText
+    model: OneLayerTransformer, encoder_of_units: Callable[[slice], Callable[[Tensor], Tensor]], units: slice, text: LabelledText
 ) -> Tally:
-    tally, tokens = Tally(len(units), text.sets, model.device), torch.from_numpy(text.tokens)
+    width, tokens = units.stop - units.start, torch.from_numpy(text.tokens)
+    tally, encode = Tally(width, text.sets, model.device), encoder_of_units(units)
     # Small enough that the steps between two matrix products find the activations in the processor's cache.
-    batch_contexts = max(1, BATCH_ELEMENTS // (max(len(units), model.W_out.shape[0]) * tokens.shape[1]))
-    for rows in context_batches(tokens, len(units), batch_contexts):
+    batch_contexts = max(1, BATCH_ELEMENTS // (max(width, model.W_out.shape[0]) * tokens.shape[1]))
+    for rows in context_batches(tokens, width, batch_contexts):
         x = model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)
         codes = torch.from_numpy(text.codes[rows].astype(np.int64)).flatten().to(model.device)
-        tally.add(activations(x, units), codes)
+        tally.add(encode(x), codes)
     return tally
 
 
@@ -405,9 +406,10 @@ def _probe(
     n_steps, batch = 2_000, 2_048
     decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / n_steps)
     draws = torch.Generator().manual_seed(seed)
+    scaled = (x - mean) / deviation
     for _ in range(n_steps):
         rows = torch.randint(len(x), (batch,), generator=draws)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits((x[rows] - mean) / deviation @ weights + bias, truth[rows].float())
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(scaled[rows] @ weights + bias, truth[rows].float())
         optimiser.zero_grad()
         (loss * truth.shape[1]).backward()
         optimiser.step()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_lib import bootstrap
 from sae_lib.errors import BookError
-from sae_lib.features import Moments, encode_columns, logit_matrix
+from sae_lib.features import Moments, encoder_of, logit_matrix
 from sae_lib.metrics import SPARSE_BELOW, check_fits, context_batches
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer
@@ -155,8 +155,9 @@ def pair_sums(
         weights[1] = weights[1][torch.from_numpy(exchanged).to(home)]
     activation, attribution = (torch.zeros(6, n_blocks * n, dtype=torch.float64, device=home) for _ in range(2))
     width = max(n, *(model.W_out.shape[0] for model in (model_a, model_b)))
+    encoders = [(model, (lambda x, of=chosen: x[:, of]) if sae is None else encoder_of(sae, chosen)) for model, sae, chosen in sides]
     for rows in context_batches(tokens, width, batch_contexts or _batch(tokens, width)):
-        x, y = (_chosen(model, sae, chosen, tokens[rows]).to(home) for model, sae, chosen in sides)
+        x, y = (encode(model.begin(tokens[rows].to(model.device))[1].flatten(0, 1)).to(home) for model, encode in encoders)
         # Only where one of the two is active is there anything to add.
         token, pair = ((x > 0) | (y > 0)).nonzero(as_tuple=True)
         x, y = x[token, pair].double(), y[token, pair].double()
@@ -340,13 +341,6 @@ def _activations(
 ) -> Float[Tensor, "token width"]:
     x = model.begin(tokens.to(model.device))[1].flatten(0, 1)
     return x if sae is None else sae.encode(x)
-
-
-def _chosen(
-    model: OneLayerTransformer, sae: SparseAutoencoder | None, chosen: Int[Tensor, " pair"], tokens: Int[Tensor, "context pos"]
-) -> Float[Tensor, "token pair"]:
-    x = model.begin(tokens.to(model.device))[1].flatten(0, 1)
-    return x[:, chosen] if sae is None else encode_columns(sae, x, chosen)
 
 
 def _blocks(

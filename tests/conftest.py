@@ -57,6 +57,7 @@ def tiny(monkeypatch, tmp_path):
         name="tiny",
         corpus_tokens=20_000,
         validation_tokens=3_000,
+        truth_tokens=6_400,
         tokenizer_bytes=60_000,
         d_model=16,
         n_heads=2,

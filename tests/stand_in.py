@@ -35,7 +35,7 @@ class StandIn(Lab):
     """
 
     def __init__(self, documents: Sequence[str] = HOSTILE) -> None:
-        self.scale = SimpleNamespace(name="tiny", d_sae={"A/0": 8, "A/1": 40, "A/2": 48, "B/1": 40}, n_ctx=16)
+        self.scale = SimpleNamespace(name="tiny", d_sae={"A/0": 8, "A/1": 40, "A/2": 48, "B/1": 40}, n_ctx=16, truth_tokens=94 * 16)
         self.seed, self.device = 0, torch.device("cpu")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()

@@ -246,14 +246,19 @@ def test_the_book_takes_the_runs_of_its_chapters(monkeypatch, tmp_path):
     assert asked == [("smoke", 3, "")]
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("pages", [["book/index"], ["book/index", build.BROWSER]])
-def test_the_built_book_holds_the_data_if_it_has_the_page(monkeypatch, tmp_path, pages):
+def test_the_built_book_holds_the_data_if_it_has_the_page(monkeypatch, tmp_path, pages, at_once):
+    def run_chapters(chapters, site, at_once, beside):
+        return dict.fromkeys((*beside, *(chapter.name for chapter in chapters)), 1.0)
+
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "atlas.json").write_text("{}")
     html = tmp_path / "_site" / "_build" / "html"
     monkeypatch.setattr(build, "plan", lambda root, parameters: [build.Chapter(tmp_path, "chapters/01_one", {})])
-    monkeypatch.setattr(build, "_at_once", lambda chapters: 1)
-    monkeypatch.setattr(build, "run_chapters", lambda chapters, site, at_once: {})
+    monkeypatch.setattr(build, "_at_once", lambda chapters: at_once)
+    monkeypatch.setattr(build, "_scales", lambda chapters: [])
+    monkeypatch.setattr(build, "run_chapters", run_chapters)
     monkeypatch.setattr(build, "book_pages", lambda root: pages)
     monkeypatch.setattr(build, "render", lambda root, site: html.mkdir(parents=True) or html)
     monkeypatch.setattr(build, "browser_data", lambda chapter: tmp_path / "data")

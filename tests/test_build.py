@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -154,10 +155,38 @@ assert os.path.exists({other!r})"""
     assert (book / "chapters" / "one").read_text() == "3"
 
 
+def test_other_work_begins_before_the_chapters(book):
+    made = book / "made"
+    write_chapter(book, "01_one", f"assert open({str(made)!r}).read() == ''")
+    seconds = build.run_chapters(build.plan(book, {}), book / "_site", beside={"a file": made.touch})
+    assert list(seconds) == ["a file", "chapters/01_one", "chapters/02_two"]
+
+
+def test_other_work_that_is_killed_is_named(book):
+    with pytest.raises(BookError, match=r"a file, or a chapter that ran beside it, was ended from outside"):
+        build.run_chapters(build.plan(book, {}), book / "_site", beside={"a file": partial(os._exit, 9)})
+
+
 @pytest.mark.parametrize(("scale", "n"), [("smoke", 4), ("released", 4), ("laptop", 1)])
 def test_long_trainings_have_the_machine_to_themselves(book, monkeypatch, scale, n):
     monkeypatch.setattr(machine, "cores", lambda: 16)
     assert build._at_once(build.plan(book, {"SCALE": scale})) == n
+
+
+@pytest.mark.parametrize(("scale", "n", "first"), [("smoke", 2, "01_one"), ("released", 2, "02_two"), ("released", 1, "01_one")])
+def test_the_longest_work_begins_first_where_nothing_is_trained(book, monkeypatch, scale, n, first):
+    begun = []
+
+    def run_chapters(chapters, site, at_once, beside):
+        begun.extend(chapter.path.stem for chapter in chapters)
+        return dict.fromkeys((chapter.name for chapter in chapters), 1.0)
+
+    monkeypatch.setattr(build, "_at_once", lambda chapters: n)
+    monkeypatch.setattr(build, "run_chapters", run_chapters)
+    monkeypatch.setattr(build, "render", lambda root, site: site)
+    build.build_book({"SCALE": scale}, root=book)
+    assert len(begun) == 2
+    assert begun[0] == first
 
 
 def test_a_failure_keeps_the_rest_from_beginning(book):

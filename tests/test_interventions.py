@@ -194,7 +194,9 @@ def without_cache(model, sae, prompt, n_samples, n_tokens, pinned, seed):
     for _ in range(n_tokens):
         resid_mid, x = model.begin(written)
         logits = model.finish(resid_mid, interventions.clamp(sae, x, pinned))[:, -1]
-        written = torch.cat([written, torch.multinomial(logits.softmax(-1), 1, generator=generator)], 1)
+        sums = logits.double().softmax(-1).cumsum(-1)
+        drawn = torch.rand(n_samples, 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+        written = torch.cat([written, (sums <= drawn).sum(1, keepdim=True)], 1)
     return written.numpy()
 
 
@@ -206,6 +208,15 @@ def test_sampling_with_a_cache_equals_sampling_without(model, sae, pinned):
     assert np.array_equal(found, without_cache(model, sae, [1, 2, 3], 40, 8, pinned, seed=4))
     assert np.array_equal(found, interventions.sample(model, torch.tensor([1, 2, 3]), 40, 8, sae, pinned, seed=4))
     assert not np.array_equal(found, interventions.sample(model, [1, 2, 3], 40, 8, sae, pinned, seed=5))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_as_frequent_as_they_are_likely(model, temperature):
+    n = 40_000
+    counts = np.bincount(interventions.sample(model, [4, 9], n, 1, temperature=temperature)[:, 2], minlength=model.cfg.d_vocab)
+    chance = (model(torch.tensor([[4, 9]]))[0, -1].double() / temperature).softmax(-1).numpy()
+    assert np.abs(counts - n * chance).max() > 0
+    assert (np.abs(counts - n * chance) <= 5 * np.sqrt(n * chance * (1 - chance)) + 1).all()
 
 
 def test_a_pinned_neuron_writes_what_it_promotes(model):

@@ -145,7 +145,7 @@ def history(
 
     Source: Elhage et al. 2022, "Superposition and Learning Dynamics".
     """
-    states = list(_training(task, n_restarts, n_steps, batch_size, lr, seed, every, None, constant=True))
+    states = list(_training(task, n_restarts, n_steps, batch_size, lr, seed, every, None, constant=True, n_test=TEST_INPUTS // 4))
     return [step for step, _ in states], ToyFit(*(torch.stack(tensors) for tensors in zip(*(state for _, state in states), strict=True)))
 
 
@@ -159,6 +159,7 @@ def _training(
     every: int,
     start: ToyFit | None,
     constant: bool = False,
+    n_test: int = TEST_INPUTS,
 ) -> Iterator[tuple[int, ToyFit]]:
     """The one training loop: yields the step and the models as they stand, every so many steps and at the end."""
     if n_restarts < 1 or n_steps < 1:
@@ -177,7 +178,7 @@ def _training(
     parameters = [model.W_in, *([] if tied else [model.W_out]), model.b]
     optimizer = torch.optim.Adam(parameters, lr=lr, eps=1e-12, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    test = draw(task, TEST_INPUTS, torch.Generator().manual_seed(seed + 1))
+    test = draw(task, n_test, torch.Generator().manual_seed(seed + 1))
     # The last row of every batch is the empty input, at its own weight.
     weight = torch.cat([((1 - task.empty_chance) / batch_size)[:, None].expand(-1, batch_size), task.empty_chance[:, None]], 1)
     for step in tqdm(range(1, n_steps + 1), desc=f"{n_models:,} toy models", delay=2, leave=False):
