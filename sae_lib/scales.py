@@ -204,7 +204,7 @@ SCALES: dict[str, Scale] = {
             truth_tokens=300_000,
             model_arm_tokens=1_000_000,
             arm_activations=150_000,
-            toy_steps=500,
+            toy_steps=1_000,
             toy_points=1_000,
             is_released=True,
             **_RELEASED,
