@@ -82,7 +82,7 @@ class Sizes(NamedTuple):
     """Of the tokens, those on which features of different dictionaries are compared; the widest dictionary is costly."""
 
 
-QUICK = Sizes(49_152, 8, 1, 24_576)
+QUICK = Sizes(100_000, 8, 1, 24_576)
 """Enough to see how the browser works, in a minute or two."""
 
 
