@@ -215,7 +215,6 @@ def test_tokens_are_as_frequent_as_they_are_likely(model, temperature):
     n = 40_000
     counts = np.bincount(interventions.sample(model, [4, 9], n, 1, temperature=temperature)[:, 2], minlength=model.cfg.d_vocab)
     chance = (model(torch.tensor([[4, 9]]))[0, -1].double() / temperature).softmax(-1).numpy()
-    assert np.abs(counts - n * chance).max() > 0
     assert (np.abs(counts - n * chance) <= 5 * np.sqrt(n * chance * (1 - chance)) + 1).all()
 
 
