@@ -1,18 +1,21 @@
 """How long all correlations between two dictionaries take, and in what memory: `python benchmarks/universality.py`.
 
 What it should take: 4,096 x 4,096 features over 2 million tokens in under 8 minutes on 2 cores and under 3 GB; 4,096 x 16,384 under 6 GB.
+Without `--scale`, two models and dictionaries that were never trained, of which about as many features fire as of trained ones.
 """
 
 import argparse
 import resource
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from sae_lib.lab import Lab
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
-from sae_lib.universality import best_match, pair_sums
+from sae_lib.universality import best_match, median_interval, pair_sums
 
 FIRES_PER_TOKEN = 20
 
@@ -30,16 +33,28 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=2_000_000, help="that both dictionaries read")
     parser.add_argument("--widths", type=int, nargs=2, default=(4_096, 4_096), help="features of the two dictionaries")
+    parser.add_argument("--scale", help="take A/1 and B/1 of this scale instead, and say their median and that of the neurons")
+    parser.add_argument("--corpus", default="", help="whose held-out text they read then (default: the scale's own)")
     chosen = parser.parse_args()
-    tokens = torch.randint(0, 8_192, (chosen.tokens // 256, 256), generator=torch.Generator().manual_seed(0))
-    (model_a, sae_a), (model_b, sae_b) = (side(seed, width, tokens) for seed, width in enumerate(chosen.widths))
-    l0 = [float((sae.encode(model.begin(tokens[:8])[1]) > 0).sum(-1).float().mean()) for model, sae in ((model_a, sae_a), (model_b, sae_b))]
+    if chosen.scale:
+        lab = Lab(chosen.scale, corpus=chosen.corpus)
+        lab.scale = replace(lab.scale, validation_tokens=chosen.tokens)
+        tokens, documents = lab.validation(chosen.tokens), lab.documents(chosen.tokens)
+        sides = [(lab.model(name[0]), lab.dictionary(name)) for name in ("A/1", "B/1")]
+    else:
+        tokens = torch.randint(0, 8_192, (chosen.tokens // 256, 256), generator=torch.Generator().manual_seed(0))
+        documents = np.arange(tokens.numel()).reshape(tokens.shape) // 500
+        sides = [side(seed, width, tokens) for seed, width in enumerate(chosen.widths)]
+    (model_a, sae_a), (model_b, sae_b) = sides
+    l0 = [float((sae.encode(model.begin(tokens[:8])[1]) > 0).sum(-1).float().mean()) for model, sae in sides]
     print(f"{tokens.numel():,} tokens, {sae_a.cfg.d_sae:,} x {sae_b.cfg.d_sae:,} features, {l0[0]:.0f} and {l0[1]:.0f} firing a token")
-    start = time.perf_counter()
-    matches = best_match(model_a, sae_a, model_b, sae_b, tokens)
-    print(f"best_match: {time.perf_counter() - start:.1f} s", flush=True)
-    start, documents = time.perf_counter(), np.arange(tokens.numel()).reshape(tokens.shape) // 500
-    pairs = matches.loc[matches["match"] >= 0, ["feature", "match"]].to_numpy()
-    pair_sums(model_a, sae_a, model_b, sae_b, pairs, tokens, documents)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"pair_sums of {len(pairs):,} pairs: {time.perf_counter() - start:.1f} s; peak memory {peak:.2f} GiB")
+    for kind, of_a, of_b in (("features", sae_a, sae_b), *([("neurons", None, None)] if chosen.scale else [])):
+        start = time.perf_counter()
+        matches = best_match(model_a, of_a, model_b, of_b, tokens)
+        print(f"{kind}: best_match {time.perf_counter() - start:.1f} s", flush=True)
+        start, pairs = time.perf_counter(), matches.loc[matches["match"] >= 0].iloc[:, :2].to_numpy()
+        sums = pair_sums(model_a, of_a, model_b, of_b, pairs, tokens, documents)
+        print(f"{kind}: pair_sums of {len(pairs):,} pairs {time.perf_counter() - start:.1f} s", flush=True)
+        if chosen.scale:
+            print("{}: median {:.3f} [{:.3f}, {:.3f}]".format(kind, *median_interval(sums)))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

@@ -232,7 +232,8 @@ def sweep(
     from sae_lib.lab import Lab
     from sae_lib.metrics import dead_share, evaluate
 
-    lab = Lab(scale, seed=seed, corpus=corpus)
+    # The page's text of the released weights is too short to train on, and labelled.
+    lab = Lab(scale, seed=seed, corpus=corpus, at_length=True)
     grid = product(batch or [lab.scale.sae_batch], lr or [lab.scale.sae_lr], l1)
     settings = [{"l1_coeff": weight, "sae_lr": rate, "sae_batch": size} for size, rate, weight in grid]
     settings = [setting | ({"n_activations": activations} if activations else {}) for setting in settings]

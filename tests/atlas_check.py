@@ -58,8 +58,7 @@ def test_a_reader_searches_opens_follows_rates_and_exports(browser: Browser, add
     page.keyboard.press("/")
     page.keyboard.type("base64")
     rows = page.locator(".sb-rows a")
-    expect(page.locator(".sb-status")).not_to_contain_text("0 of ")
-    assert "base64" in rows.first.inner_text()
+    expect(rows.first).to_contain_text("base64")
     page.keyboard.press("Enter")
     found = rows.first.get_attribute("href").removeprefix("#")
     settled(page, found)
@@ -69,6 +68,8 @@ def test_a_reader_searches_opens_follows_rates_and_exports(browser: Browser, add
     page.locator('.sb-card[data-unit^="B/1/"]').wait_for()
     page.go_back()
     settled(page, found)
+    # A dictionary may have one feature for base64 alone: its neighbours are those of the whole list.
+    page.locator("input[type=search]").fill("")
     page.locator("h2").first.focus()
     page.keyboard.press("j")
     expect(card(page)).not_to_have_attribute("data-unit", found)

@@ -160,14 +160,16 @@ class Shelf:
 
     corpus_spec = "files:/home/somebody/texts/*.txt"
     swept: ClassVar[list[dict]] = []
+    opened: ClassVar[list["Shelf"]] = []
 
-    def __init__(self, scale: str, seed: int = 0, corpus: str = "") -> None:
+    def __init__(self, scale: str, seed: int = 0, corpus: str = "", at_length: bool = False) -> None:
         from tokenizers import Tokenizer
         from tokenizers.models import BPE
 
         from sae_lib.scales import scale as scale_named
 
-        self.scale, self.tokenizer = scale_named(scale), Tokenizer(BPE({"<|endoftext|>": 0}, []))
+        self.scale, self.tokenizer = scale_named(scale, at_length), Tokenizer(BPE({"<|endoftext|>": 0}, []))
+        self.opened.append(self)
 
     def dictionary(self, name: str):
         from sae_lib.sae import SAEConfig, SparseAutoencoder
@@ -279,6 +281,11 @@ def test_a_sweep_tries_every_pair_and_prints_a_row_for_each(capsys, shelf):
     assert title == "A/1 at scale smoke, on 24 held-out tokens:"
     assert {"l1_coeff", "sae_lr", "sae_batch", "l0", "loss_recovered", "dead_share"} <= set(head.split())
     assert [row.split()[0] for row in rows] == ["0.003", "0.01"]
+
+
+def test_a_sweep_of_the_released_weights_reads_what_they_were_trained_on(capsys, shelf):
+    assert run(capsys, "sweep", "A/1", "--l1", "0.003", "--scale", "released")[0] == 0
+    assert Shelf.opened[-1].scale.corpus == "book/recipes/released.toml"
 
 
 @pytest.mark.parametrize(
