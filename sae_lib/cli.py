@@ -185,11 +185,14 @@ def _trained(name: str, scale: str, corpus: str, seed: int) -> tuple[Any, Any, A
     """A run by its name, what is known of it, and its tokenizer."""
     from sae_lib.interchange import Facts
     from sae_lib.lab import Lab
+    from sae_lib.scales import scale as scale_named
 
     lab = Lab(scale, seed=seed, corpus=corpus)
     found = lab.dictionary(name) if "/" in name else lab.model(name)
+    # What released weights were trained on is not what a page reads.
+    spec = scale_named(scale, at_length=True).corpus if lab.scale.is_released else lab.corpus_spec
     # A path says more of a machine than of a text.
-    text = lab.corpus_spec if lab.corpus_spec.startswith(("pocket:", "hub:")) else Path(lab.corpus_spec).name
+    text = spec if spec.startswith(("pocket:", "hub:")) else Path(spec).name
     return found, Facts(f"sae-book-{scale}-seed{seed}-{name[0]}", lab.scale.n_ctx, text), lab.tokenizer
 
 

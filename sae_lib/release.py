@@ -10,6 +10,7 @@ A clone has the folder. An installed package has the manifest only, inside itsel
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -50,9 +51,8 @@ def released(name: str) -> OneLayerTransformer | SparseAutoencoder | Tokenizer:
     if name == TOKENIZER:
         return load_tokenizer(_path(_manifest()[1]["runs"][TOKENIZER]["files"][0]))
     run = Released(name)
-    geometry = run.config["geometry"]
-    is_model = run.config["kind"] == "model"
-    module = OneLayerTransformer(TransformerConfig(**geometry)) if is_model else SparseAutoencoder(SAEConfig(**geometry))
+    geometry = _geometry(run.config)
+    module = OneLayerTransformer(geometry) if isinstance(geometry, TransformerConfig) else SparseAutoencoder(geometry)
     return run.load_into(module).eval().requires_grad_(False)
 
 
@@ -74,9 +74,10 @@ class Released:
     """
 
     def __init__(self, name: str) -> None:
+        runs = _manifest()[1]["runs"]
         if name not in released_names():
-            raise BookError(f"there is no released {name!r}; there are {', '.join(released_names()) or 'none here'}")
-        self._entry = _manifest()[1]["runs"][name]
+            raise BookError(f"there is no released {name!r}; there are {', '.join(released_names())}")
+        self._entry = runs[name]
         self.provenance = self._entry["provenance"]
         # Better weights of the same recipe may take the place of these, and what was made of the old ones is not theirs.
         self.config = self._entry["config"] | {"weights": [file["sha256"] for file in self._entry["files"]]}
@@ -115,18 +116,26 @@ def read_manifest(folder: Path) -> dict:
     read = read_json(path, "Restore it from the repository")
     try:
         is_newer = read["format"] > FORMAT
+        is_known = is_newer or read["format"] == FORMAT
         # All that is asked of it later.
         if not is_newer:
             _ = read["address"], read["runs"][TOKENIZER]["files"][0]
             for name, entry in read["runs"].items():
-                _ = [(file["name"], file["sha256"]) for file in entry["files"]]
+                files = [file["name"] for file in entry["files"] if file["sha256"]]
+                is_known &= len(files) == int((re.findall(r"-\d+of(\d+)\.", files[0]) or [1])[0])
                 if name != TOKENIZER:
-                    _ = entry["config"]["kind"], entry["config"]["geometry"], entry["provenance"], entry["measured"], entry["log"]
-    except (LookupError, TypeError, AttributeError):
-        raise BookError(f"{path} is no manifest of released weights; restore it from the repository") from None
+                    _ = _geometry(entry["config"]), entry["provenance"], entry["measured"], entry["log"]
+    except (LookupError, TypeError, AttributeError, BookError):
+        is_newer = is_known = False
+    if not is_known:
+        raise BookError(f"{path} is no manifest of released weights, or not all of it; restore it from the repository")
     if is_newer:
         raise BookError(f"{path} was written by a newer version of the book (format {read['format']}); update the package")
     return read
+
+
+def _geometry(config: dict) -> TransformerConfig | SAEConfig:
+    return (TransformerConfig if config["kind"] == "model" else SAEConfig)(**config["geometry"])
 
 
 def check_room(folder: Path) -> None:
@@ -210,7 +219,8 @@ def _fetched(file: dict) -> Path:
         found = pooch.retrieve(address, f"sha256:{file['sha256']}", file["name"], pooch.os_cache("sae_lib"), progressbar=True)
     except (OSError, ValueError) as error:
         raise BookError(
-            f"could not fetch {address} whole ({str(error).splitlines()[0]}). Nothing was kept of it; try again, or clone the repository"
+            f"could not fetch {address} whole ({str(error).splitlines()[0]}). Nothing was kept of it; try again, "
+            "update the package if other weights have been released since, or clone the repository"
         ) from None
     return Path(found)
 

@@ -11,10 +11,11 @@ import nbformat
 import pytest
 import yaml
 
-from sae_lib.build import book_pages
+from sae_lib.build import book_pages, public_address
 from sae_lib.claims import CLAIMS, VERDICTS, verdict
+from sae_lib.release import read_manifest
 from sae_lib.scales import SCALES
-from sae_lib.scorecard import COUNTED
+from sae_lib.scorecard import COUNTED, tally
 
 ROOT = Path(__file__).parents[1]
 # The summary of the cards is a part of another page.
@@ -163,6 +164,10 @@ def test_departures_are_numbered_once_and_exist():
     assert used <= set(given)
 
 
+def test_every_claim_has_a_verdict_of_the_reference_run():
+    assert tally("released")["no result stored"] == 0
+
+
 def test_stored_results_have_the_form():
     for path in RESULTS:
         found = json.loads(path.read_text())
@@ -192,6 +197,7 @@ def test_the_public_address_stands_in_one_place():
     for path in ours:
         if path.is_file() and path.name not in ("_config.yml", Path(__file__).name) and path.suffix not in (".png", ".woff2"):
             assert f"{owner}/{name}" not in path.read_text(errors="ignore"), path
+    assert read_manifest(ROOT / "checkpoints")["address"] == f"{public_address(ROOT)}/checkpoints"
     for path in CHAPTERS:
         lines = [line for cell in nbformat.read(path, as_version=4).cells[:4] for line in cell.source.splitlines()]
         places = {place for line in lines for place in re.findall(r"github(?:\.com)?/([\w.-]+/[\w-]+?)(?:\.git|[@/\"'\s)])", line)}

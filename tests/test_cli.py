@@ -222,6 +222,11 @@ def test_export_writes_below_exports(capsys, shelf, name, to):
     assert not any(b"somebody" in path.read_bytes() for path in folder.iterdir())
 
 
+def test_export_of_released_weights_names_the_text_they_were_trained_on(capsys, shelf):
+    assert run(capsys, "export", "A/1", "--to", "saelens", "--scale", "released", "--out", "mine")[0] == 0
+    assert '"dataset_path": "released.toml"' in (shelf / "mine" / "cfg.json").read_text()
+
+
 def test_export_over_an_export_asks_for_force(capsys, shelf, monkeypatch):
     assert run(capsys, "export", "A/1", "--to", "saelens", "--out", "mine")[0] == 0
     with monkeypatch.context() as patch:

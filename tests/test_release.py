@@ -124,8 +124,9 @@ def test_without_a_manifest_nothing_is_released(tmp_path, monkeypatch):
     monkeypatch.setattr(release, "_FOLDERS", (tmp_path,))
     release._manifest.cache_clear()
     assert release.released_names() == []
-    with pytest.raises(BookError, match="nothing is released here; clone the repository"):
-        sae_lib.released("tokenizer")
+    for name in ("tokenizer", "A/1"):
+        with pytest.raises(BookError, match="nothing is released here; clone the repository"):
+            sae_lib.released(name)
 
 
 def test_one_altered_byte_is_refused(folder):
@@ -162,12 +163,24 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder, content, message):
             sae_lib.released(name)
 
 
-def test_a_manifest_whose_run_lacks_an_entry_is_refused(folder):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda manifest: manifest["runs"]["A/1"].pop("log"),
+        lambda manifest: manifest["runs"]["A/1"]["files"].pop(),
+        lambda manifest: manifest["runs"]["A/1"]["files"].clear(),
+        lambda manifest: manifest["runs"]["A/1"]["config"].update(geometry=None),
+        lambda manifest: manifest["runs"]["A/1"]["config"]["geometry"].update(colour=1),
+        lambda manifest: manifest["runs"]["A/1"]["config"]["geometry"].update(d_sae="many"),
+        lambda manifest: manifest.update(format=0),
+    ],
+)
+def test_a_manifest_that_is_not_all_there_is_refused(folder, damage):
     manifest = json.loads((folder / "MANIFEST.json").read_text())
-    del manifest["runs"]["A/1"]["log"]
+    damage(manifest)
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     release._manifest.cache_clear()
-    with pytest.raises(BookError, match=r"MANIFEST\.json is no manifest of released weights; restore it"):
+    with pytest.raises(BookError, match=r"MANIFEST\.json is no manifest of released weights, or not all of it; restore it"):
         sae_lib.released("A")
 
 
