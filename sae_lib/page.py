@@ -227,6 +227,18 @@ def reference_table(chapter: str, name: str) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
+def show_reference(chapter: str, name: str, caption: str) -> HTML | None:
+    """A table of the reference run, below the page's own; nothing while there is none.
+
+    Args:
+        chapter: name of the notebook without its ending.
+        name: of the table in `results/`.
+        caption: what the table is; that it is the reference run's is added.
+    """
+    rows = reference_table(chapter, name)
+    return None if rows is None else table(rows, f"{caption}, in the reference run")
+
+
 def save_numbers(
     chapter: str,
     lab: Any,

@@ -93,7 +93,7 @@ def table() -> HTML:
         ]
         rows.append([(text, False) for text in cells])
         attributes.append({"part": claim.part, "verdict": _word(row.verdict)})
-    body = page.html_table(headings, rows, "Scorecard: every claim, with the band that was fixed before it was measured", attributes)
+    body = page.html_table(headings, rows, "Scorecard: every claim, with its band", attributes)
     return HTML(f'<div class="sae-scorecard">{_filters()}{body}</div>')
 
 
