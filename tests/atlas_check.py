@@ -69,7 +69,7 @@ def test_a_reader_searches_opens_follows_rates_and_exports(browser: Browser, add
     page.go_back()
     settled(page, found)
     # A dictionary may have one feature for base64 alone: its neighbours are those of the whole list.
-    page.locator("input[type=search]").fill("")
+    page.get_by_role("searchbox", name="Search this set").fill("")
     page.locator("h2").first.focus()
     page.keyboard.press("j")
     expect(card(page)).not_to_have_attribute("data-unit", found)
