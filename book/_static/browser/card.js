@@ -75,9 +75,10 @@ export function panels(contents, set, columns, card, blind = false) {
     el("p", { class: "sb-key" }, "Shade: how strongly it fires. Underline: what taking it off does to the token's likelihood, ",
       el("span", { class: "sb-helped" }, "it helped"), " or ", el("span", { class: "sb-hurt" }, "it hurt"), "."),
     groups(contents, card.examples, maximum, out.tell), out.node);
+  // Neurons fire on a hundred times as many tokens as features: a share or a count would say which of the two it is.
+  if (blind) return [examples, logits(contents, card)];
   const fires = histogram(`Activations (fires on ${percent(columns.density[card.unit])} of the tokens)`,
     card.histogram, 0, maximum, "activation, counts on a log scale");
-  if (blind) return [examples, fires, logits(contents, card)];
   return [facts(contents, columns, card.unit), fires, examples, logits(contents, card), relatives(contents, set, card)];
 }
 
