@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -227,16 +227,17 @@ def reference_table(chapter: str, name: str) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
-def show_reference(chapter: str, name: str, caption: str) -> HTML | None:
+def show_reference(chapter: str, name: str, caption: str, columns: Sequence[str] = ()) -> HTML | None:
     """A table of the reference run, below the page's own; nothing while there is none.
 
     Args:
         chapter: name of the notebook without its ending.
         name: of the table in `results/`.
         caption: what the table is; that it is the reference run's is added.
+        columns: those to show; none means all.
     """
     rows = reference_table(chapter, name)
-    return None if rows is None else table(rows, f"{caption}, in the reference run")
+    return None if rows is None else table(rows[list(columns or rows)], f"{caption}, in the reference run")
 
 
 def save_numbers(

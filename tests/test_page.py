@@ -173,6 +173,7 @@ def test_reference_stands_beside_this_run(project):
     assert page.reference_table(CHAPTER, "density")["left"].tolist() == [1.0]
     assert page.reference_table(CHAPTER, "nothing") is None
     assert "<caption>Densities, in the reference run</caption>" in page.show_reference(CHAPTER, "density", "Densities").data
+    assert "right" not in page.show_reference(CHAPTER, "density", "Densities", ["left"]).data.replace("text-align:right", "")
     assert page.show_reference(CHAPTER, "nothing", "Nothing") is None
     after = page.verdicts(CHAPTER, Lab("smoke"), {16: page.Measured({"loss_recovered": 0.1, "l0": 3})}).data
     assert "loss recovered 0.79" in after
