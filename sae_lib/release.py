@@ -116,22 +116,26 @@ def read_manifest(folder: Path) -> dict:
     read = read_json(path, "Restore it from the repository")
     try:
         is_newer = read["format"] > FORMAT
-        is_known = is_newer or read["format"] == FORMAT
-        # All that is asked of it later.
-        if not is_newer:
-            _ = read["address"], read["runs"][TOKENIZER]["files"][0]
-            for name, entry in read["runs"].items():
-                files = [file["name"] for file in entry["files"] if file["sha256"]]
-                is_known &= len(files) == int((re.findall(r"-\d+of(\d+)\.", files[0]) or [1])[0])
-                if name != TOKENIZER:
-                    _ = _geometry(entry["config"]), entry["provenance"], entry["measured"], entry["log"]
+        is_whole = is_newer or _is_whole(read)
     except (LookupError, TypeError, AttributeError, BookError):
-        is_newer = is_known = False
-    if not is_known:
+        is_whole = False
+    if not is_whole:
         raise BookError(f"{path} is no manifest of released weights, or not all of it; restore it from the repository")
     if is_newer:
         raise BookError(f"{path} was written by a newer version of the book (format {read['format']}); update the package")
     return read
+
+
+def _is_whole(manifest: dict) -> bool:
+    """Whether all that is asked of a manifest later is there; it may also raise what a lookup in something else raises."""
+    _ = manifest["address"], manifest["runs"][TOKENIZER]["files"][0]
+    for name, entry in manifest["runs"].items():
+        files = [file["name"] for file in entry["files"] if file["sha256"]]
+        if len(files) != int((re.findall(r"-\d+of(\d+)\.", files[0]) or [1])[0]):
+            return False
+        if name != TOKENIZER:
+            _ = _geometry(entry["config"]), entry["provenance"], entry["measured"], entry["log"]
+    return manifest["format"] == FORMAT
 
 
 def _geometry(config: dict) -> TransformerConfig | SAEConfig:
