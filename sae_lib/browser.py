@@ -16,6 +16,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from tqdm import tqdm
 
 from sae_lib.corpus import STRATA, Document, LabelledText, anthology, labelled_text, labels_for_tokens, pocket_documents, pocket_labels
@@ -31,6 +32,7 @@ from sae_lib.corpus.labels import TRUTH_SPLIT
 from sae_lib.corpus.pocket import PocketSource
 from sae_lib.errors import BookError
 from sae_lib.evidence import CONTEXT, Evidence, Examples, gather, nearest_rows, neuron_alignment, windows
+from sae_lib.features import Kind
 from sae_lib.interpret import Judge, opinions
 from sae_lib.interventions import logit_effects, place_effects
 from sae_lib.judges import Rules
@@ -39,15 +41,15 @@ from sae_lib.metrics import ULTRALOW_FIRINGS
 from sae_lib.proxies import TokenTable
 from sae_lib.rating import RUBRIC
 from sae_lib.runs import runs_folder
-from sae_lib.sae import SAEConfig, SparseAutoencoder
+from sae_lib.sae import SparseAutoencoder
 from sae_lib.splitting import clusters, embed, masked_cosine
-from sae_lib.storage import fingerprint, reading, write_atomic, write_folder
+from sae_lib.storage import fingerprint, project_root, read_json, reading, write_atomic, write_folder
 from sae_lib.transformer import OneLayerTransformer
-from sae_lib.truth import best_labels, judged, truth_scores
-from sae_lib.universality import best_match
+from sae_lib.truth import TruthScores, best_labels, judged, kept_scores, truth_scores
+from sae_lib.universality import closest
 from sae_lib.viz.text import visible
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files' layout; the page refuses another."""
 NEURONS = "A/neurons"
 """The set of all neurons of model A."""
@@ -65,8 +67,12 @@ PER_TOKEN = 20
 """Units listed at a token of a text, the strongest."""
 RELATIVES = 5
 """Parents, children, nearest features and neurons shown on a card."""
+TWINS = 3
+"""Features shown whose activations go with a unit's most, in its own dictionary and in the other model's, as in the paper's."""
 MAP = ("A/0", "A/1")
 """Dictionaries on the map, as in the paper's."""
+_OPINIONS = ("f1", "precision", "explanation", "score")
+_RESTORE = "restore it from the repository, or delete it"
 
 
 class Sizes(NamedTuple):
@@ -87,14 +93,18 @@ QUICK = Sizes(100_000, 8, 1, 24_576)
 
 
 class Units(NamedTuple):
-    """The features of a dictionary, or the neurons of a model."""
+    """The features of a dictionary or some of them, or the neurons of a model."""
 
     name: str
     """Such as A/1 or A/neurons."""
     model: OneLayerTransformer
     """The model that they belong to."""
     sae: SparseAutoencoder | None
-    """The dictionary; None for neurons."""
+    """The dictionary, with these features only; None for neurons."""
+    numbers: Int64[np.ndarray, " unit"]
+    """What each is called in the whole dictionary."""
+    n: int
+    """Features of the whole dictionary."""
 
 
 class Passage(NamedTuple):
@@ -117,14 +127,66 @@ def atlas(lab: Lab, quick: bool = False, progress: bool = False) -> Path:
     Returns:
         A folder below the runs, named by the fingerprint of everything that decides its contents.
     """
-    runs = _runs(lab)
+    known = kept_opinions(lab) if quick else None
     for sizes, judge in ((Sizes(), Rules()), (QUICK, None))[: 1 + quick]:
-        key = [FORMAT, runs, sizes, judge and judge.name, lab.seed, PocketSource(lab.seed).identity()]
+        said = judge.name if judge else known
+        key = [FORMAT, _runs(lab), sizes, said, lab.scale.truth_tokens, lab.seed, PocketSource(lab.seed).identity()]
         folder = runs_folder() / f"{lab.scale.name}-atlas-{fingerprint(key)}"
         # The folder is renamed into its place once it is whole.
         if folder.is_dir():
             return folder
-    return write_atlas(folder, lab, sizes, judge=judge, progress=progress)
+    return write_atlas(folder, lab, sizes, judge=judge, known=known, progress=progress)
+
+
+def keep_opinions(lab: Lab, progress: bool = False) -> Path:
+    """Keep what the whole atlas of a lab calls each unit, so that a quick look need not find it out: labels, explanations, scores.
+
+    Args:
+        lab: says which runs; their atlas is computed unless it is there already.
+        progress: show bars.
+
+    Returns:
+        `results/<scale>/browser.json`.
+    """
+    folder = atlas(lab, progress=progress)
+    contents = _read(folder / "atlas.json")
+    sets = {}
+    for each in contents["sets"]:
+        columns = _read(folder / each["folder"] / "index.json")
+        names = [None if label is None else contents["labels"][label] if label >= 0 else "" for label in columns["label"]]
+        sets[each["name"]] = {"label": names} | {name: columns[name] for name in _OPINIONS}
+    path = _kept(lab)
+    _write(path, {"format": FORMAT, "judge": Rules.name, "sets": sets} | {name: contents[name] for name in ("runs", "tokens", "judged")})
+    return path
+
+
+def kept_opinions(lab: Lab) -> dict[str, Any] | None:
+    """What `keep_opinions` kept of these very runs, or None.
+
+    Raises:
+        BookError: the file is damaged.
+    """
+    path = _kept(lab)
+    if not path.is_file():
+        return None
+    found = _read(path)
+    try:
+        is_theirs = found["format"] == FORMAT and found["runs"] == fingerprint(_runs(lab))
+        n_units = lab.scale.d_sae | {NEURONS: lab.model("A").cfg.d_mlp}
+        is_whole = all({len(of[column]) for column in ("label", *_OPINIONS)} == {n_units[name]} for name, of in found["sets"].items())
+    except (LookupError, TypeError, AttributeError):
+        is_theirs, is_whole = True, False
+    if is_theirs and not is_whole:
+        raise BookError(f"{path} is damaged; {_RESTORE}")
+    return found if is_theirs else None
+
+
+def _kept(lab: Lab) -> Path:
+    return project_root() / "results" / lab.scale.name / "browser.json"
+
+
+def _read(path: Path) -> Any:
+    return read_json(path, _RESTORE)
 
 
 def write_atlas(
@@ -134,6 +196,7 @@ def write_atlas(
     text: LabelledText | None = None,
     passages: Sequence[Passage] | None = None,
     judge: Judge | None = None,
+    known: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Path:
     """Compute and write the data of the feature browser.
@@ -142,9 +205,11 @@ def write_atlas(
         folder: where; what stands there gives way once the new one is whole.
         lab: gives models, dictionaries and tokenizer.
         sizes: how much to look at and to show.
-        text: labelled text that examples are taken from; None means the lab's `truth` side of the pocket corpus.
+        text: labelled text that examples are taken from; None means text of the `truth` side of the pocket corpus. Labels are
+            judged on the lab's own, which is longer than that of a quick look, since some are rare.
         passages: texts of the text view; None chooses some of every stratum of the pocket corpus.
         judge: explains the units that fire often, and predicts them from what it said; None leaves that out.
+        known: labels, explanations and scores of an earlier and longer look, from `kept_opinions`; None computes them.
         progress: show bars.
 
     Returns:
@@ -163,6 +228,7 @@ def write_atlas(
     tokens, table = torch.from_numpy(text.tokens), TokenTable(lab.tokenizer)
     counts = lab.shards.train.unigram_counts(len(table)) if judge else None
     relations = _relations(lab, sets, tokens[: max(1, sizes.n_related // tokens.shape[1])])
+    sets |= _children(lab, relations["children"])
 
     def fill(aside: Path) -> None:
         columns = {}
@@ -170,15 +236,19 @@ def write_atlas(
             evidence = gather(units.model, units.sae, tokens, sizes.n_top, sizes.n_each, RELATIVES, progress=progress)
             often = np.flatnonzero(evidence.fired >= ULTRALOW_FIRINGS)
             said = opinions(judge, units.model, units.sae, tokens, often, table, counts, lab.seed, progress) if judge else None
-            columns[units.name] = _index(units, evidence, text, said)
-            _write(aside / _folder(units.name) / "index.json", columns[units.name])
+            opinion = _known_opinion(units, known) if known else _opinion(lab, units, evidence, said)
+            columns[units.name] = _index(units, evidence, tokens) | opinion
+            _write(
+                aside / _folder(units.name) / "index.json", {name: _scattered(units, each) for name, each in columns[units.name].items()}
+            )
             _write_cards(aside, units, evidence, tokens, table, relations)
-            _write_activities(aside, units, found, lab)
+            if _is_whole(units):
+                _write_activities(aside, units, found, lab)
         d_vocab = lab.model("A").cfg.d_vocab
         _write(aside / "vocab.json", [visible(table.text(token)) for token in range(d_vocab)])
         _write(aside / "texts.json", [_shown(passage, lab) for passage in found])
         _write(aside / "map.json", _map(sets, columns))
-        _write(aside / "atlas.json", _contents(lab, sets, text, found))
+        _write(aside / "atlas.json", _contents(lab, sets, text, found, known))
 
     write_folder(Path(folder), fill, replace=True)
     return Path(folder)
@@ -236,17 +306,42 @@ def _runs(lab: Lab) -> dict[str, dict]:
 
 
 def _sets(lab: Lab) -> dict[str, Units]:
-    """The sets that the browser opens; A/2 is only named as others' child."""
-    found = {name: Units(name, lab.model(name[0]), lab.dictionary(name)) for name in _dictionaries(lab) if name != "A/2"}
-    return found | {NEURONS: Units(NEURONS, lab.model("A"), None)}
+    """The sets that the browser opens as a whole."""
+
+    def units(name: str, sae: SparseAutoencoder | None) -> Units:
+        n = lab.model(name[0]).cfg.d_mlp if sae is None else len(sae.W_dec)
+        return Units(name, lab.model(name[0]), sae, np.arange(n), n)
+
+    return {name: units(name, lab.dictionary(name)) for name in _dictionaries(lab) if name != "A/2"} | {NEURONS: units(NEURONS, None)}
+
+
+def _children(lab: Lab, children: Mapping[str, Mapping[int, Sequence[Sequence]]]) -> dict[str, Units]:
+    """Of A/2 the features that a card of A/0 or A/1 names as a child, so that its link leads somewhere; empty where there are none."""
+    rows = [row for of in children.values() for rows in of.values() for row in rows]
+    numbers = np.unique(np.array([number for name, number, _ in rows if name == "A/2"], np.int64))
+    if not len(numbers):
+        return {}
+    whole = lab.dictionary("A/2")
+    some = SparseAutoencoder(replace(whole.cfg, d_sae=len(numbers))).requires_grad_(False).to(whole.W_dec.device)
+    for name, weights in whole.named_parameters():
+        getattr(some, name).copy_(weights[:, numbers] if name == "W_enc" else weights if name == "b_dec" else weights[numbers])
+    return {"A/2": Units("A/2", lab.model("A"), some, numbers, len(whole.W_dec))}
+
+
+def _is_whole(units: Units) -> bool:
+    return len(units.numbers) == units.n
+
+
+def _scattered(units: Units, values: Sequence[Any]) -> list:
+    """A value for each unit of the whole dictionary; None for those that are not opened."""
+    found = [None] * units.n
+    for number, value in zip(units.numbers.tolist(), values, strict=True):
+        found[number] = value
+    return found
 
 
 def _text(lab: Lab, n_tokens: int) -> LabelledText:
     return lab.truth if n_tokens == lab.scale.truth_tokens else labelled_text(lab.tokenizer, n_tokens, lab.scale.n_ctx, lab.seed)
-
-
-def _width(units: Units) -> int:
-    return units.model.cfg.d_mlp if units.sae is None else len(units.sae.W_dec)
 
 
 def _folder(name: str) -> str:
@@ -267,7 +362,9 @@ def _round(values: Any, digits: int = 3) -> Any:
     return float(f"{values:.{digits}g}") if values is not None and np.isfinite(values) else None
 
 
-def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages: Sequence[Passage]) -> dict:
+def _contents(
+    lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages: Sequence[Passage], known: Mapping[str, Any] | None
+) -> dict:
     labels = pocket_labels()
     return {
         "format": FORMAT,
@@ -275,13 +372,15 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages:
         # Ratings kept in a browser belong to these runs, whatever text they were looked at on.
         "runs": fingerprint(_runs(lab)),
         "tokens": int(text.tokens.size),
+        "judged": known["judged"] if known else _judged(lab),
         "labels": list(text.labels),
         "meanings": [labels.get(label, "") for label in text.labels],
         "sets": [
             {
                 "name": name,
                 "kind": "neuron" if units.sae is None else "feature",
-                "n": _width(units),
+                "n": units.n,
+                "whole": _is_whole(units),
                 "folder": _folder(name),
                 "chunk": CHUNK,
             }
@@ -292,12 +391,25 @@ def _contents(lab: Lab, sets: Mapping[str, Units], text: LabelledText, passages:
     }
 
 
-def _index(units: Units, evidence: Evidence, text: LabelledText, said: pd.DataFrame | None) -> dict[str, list]:
+def _index(units: Units, evidence: Evidence, tokens: torch.Tensor) -> dict[str, list]:
     """What the list of units is searched, sorted and filtered by, as columns."""
-    n, fired = _width(units), evidence.fired > 0
+    ids, top = tokens.numpy(), evidence.top
+    centre = np.where(top.context >= 0, ids[top.context, top.pos], -1)
+    common = [[token for token, _ in Counter(row[row >= 0].tolist()).most_common(4)] for row in centre]
+    return {"density": _round(evidence.density), "max": _round(evidence.maximum), "top": common}
+
+
+def _judged(lab: Lab) -> dict[str, int]:
+    """On how many tokens labels are judged, and how many of the labels are there often enough."""
+    return {"tokens": int(lab.truth.tokens.size), "labels": len(judged(lab.truth))}
+
+
+def _opinion(lab: Lab, units: Units, evidence: Evidence, said: pd.DataFrame | None) -> dict[str, list]:
+    """What a unit is called, as columns: the number of its best label or -1, how well that fits, and what a judge said."""
+    n, fired, text = len(units.numbers), evidence.fired > 0, lab.truth
     label, f1, precision = np.full(n, -1), np.zeros(n), np.zeros(n)
     if known := judged(text):
-        best = _labels_of(units, text, known, evidence.kind)
+        best = best_labels(_scores(lab, units, evidence.kind), text, known)
         f1, precision = (np.where(fired, best[name], 0) for name in ("f1", "precision"))
         # Of every unit some label is the best; where it is a bad one, its name would mislead.
         fits = (evidence.fired >= MIN_FIRED) & ((f1 >= MIN_F1) | (precision >= MIN_PRECISION))
@@ -305,23 +417,22 @@ def _index(units: Units, evidence: Evidence, text: LabelledText, said: pd.DataFr
     held: dict[str, list] = {"score": [None] * n, "explanation": [""] * n}
     for unit, explanation, score in [] if said is None else said.itertuples(index=False):
         held["explanation"][unit], held["score"][unit] = visible(explanation), _round(float(score))
-    centre = np.where(evidence.top.context >= 0, text.tokens[evidence.top.context, evidence.top.pos], -1)
-    common = [[token for token, _ in Counter(row[row >= 0].tolist()).most_common(4)] for row in centre]
-    return {
-        "density": _round(evidence.density),
-        "max": _round(evidence.maximum),
-        "label": label.tolist(),
-        "f1": _round(f1),
-        "precision": _round(precision),
-        "top": common,
-        **held,
-    }
+    return {"label": label.tolist(), "f1": _round(f1), "precision": _round(precision), **held}
 
 
-def _labels_of(units: Units, text: LabelledText, known: list[str], kind: str) -> pd.DataFrame:
-    # Neurons are asked for beside a dictionary on their model; any will do.
-    sae = units.sae or SparseAutoencoder(SAEConfig(units.model.cfg.d_mlp, 1, 1.0))
-    return best_labels(truth_scores(units.model, sae, text, [kind]), text, known)
+def _scores(lab: Lab, units: Units, kind: Kind) -> dict[Kind, TruthScores]:
+    if units.name in ("A/1", NEURONS):
+        return {kind: kept_scores(lab)[kind]}
+    return truth_scores(units.model, units.sae, lab.truth, [kind])
+
+
+def _known_opinion(units: Units, known: Mapping[str, Any]) -> dict[str, list]:
+    """The columns of `_opinion` out of those that are kept, where a label stands by its name."""
+    numbers = {name: i for i, name in enumerate(pocket_labels())} | {"": -1, None: -1}
+    columns = {name: [column[unit] for unit in units.numbers] for name, column in known["sets"][units.name].items()}
+    missing = {"f1": 0, "precision": 0, "explanation": ""}
+    found = {name: [missing[name] if value is None else value for value in columns[name]] for name in missing}
+    return {"label": [numbers[name] for name in columns["label"]], "score": columns["score"], **found}
 
 
 def _examples(units: Units, tokens: torch.Tensor, evidence: Evidence, rows: slice) -> list[list]:
@@ -364,13 +475,14 @@ def _write_cards(
     """The cards of a set, `CHUNK` to a file."""
     known = (np.arange(units.model.cfg.d_vocab) < len(table)).astype(np.int64)
     logits = logit_effects(units.model, units.sae, unigram_counts=known, min_count=1)
-    tables = _relatives(units, evidence)
+    tables, n = _relatives(units, evidence), len(units.numbers)
     cards: list[dict[str, Any]] = []
-    for start in range(0, _width(units), AT_A_TIME):
-        rows = slice(start, min(start + AT_A_TIME, _width(units)))
+    for start in range(0, n, AT_A_TIME):
+        rows = slice(start, min(start + AT_A_TIME, n))
         for unit, examples in zip(range(rows.start, rows.stop), _examples(units, tokens, evidence, rows), strict=True):
+            number = int(units.numbers[unit])
             card = {
-                "unit": unit,
+                "unit": number,
                 "histogram": evidence.histogram[unit].tolist(),
                 "logits": {
                     "top": [logits.top[unit].tolist(), _round(logits.top_weight[unit])],
@@ -380,10 +492,11 @@ def _write_cards(
                 "examples": examples,
             }
             card |= {name: rows_of(unit) for name, rows_of in tables.items()}
-            card |= {name: of[units.name][unit] for name, of in relations.items() if unit in of.get(units.name, {})}
+            card |= {name: of[units.name][number] for name, of in relations.items() if number in of.get(units.name, {})}
             cards.append(card)
-    for start in range(0, len(cards), CHUNK):
-        _write(folder / _folder(units.name) / f"cards-{start // CHUNK:03d}.json", cards[start : start + CHUNK])
+    for chunk in range(-(-units.n // CHUNK)):
+        low, high = np.searchsorted(units.numbers, (chunk * CHUNK, (chunk + 1) * CHUNK))
+        _write(folder / _folder(units.name) / f"cards-{chunk:03d}.json", cards[low:high])
 
 
 def _relatives(units: Units, evidence: Evidence) -> dict[str, Any]:
@@ -398,19 +511,29 @@ def _relatives(units: Units, evidence: Evidence) -> dict[str, Any]:
 
     found = {"neurons": rows(evidence.neurons.index, evidence.neurons.pearson, evidence.neurons.cosine)}
     if units.sae is not None:
-        found |= {"aligned": rows(*neuron_alignment(units.sae, k=RELATIVES)), "nearest": rows(*nearest_rows(units.sae, k=RELATIVES))}
+        found["aligned"] = rows(*neuron_alignment(units.sae, k=RELATIVES))
+        # Among some of the features, the nearest would not be the nearest.
+        found |= {"nearest": rows(*nearest_rows(units.sae, k=RELATIVES))} if _is_whole(units) else {}
     return found
 
 
 def _relations(lab: Lab, sets: Mapping[str, Units], tokens: torch.Tensor) -> dict[str, dict[str, dict[int, list]]]:
-    """Under `twins`, `parents` and `children`, for each set and unit: rows of set, number and similarity, the closest first."""
-    found: dict[str, dict[str, dict[int, list]]] = {"twins": {}, "parents": {}, "children": {}}
-    for name, other in (("A/0", "B/1"), ("A/1", "B/1"), ("B/1", "A/1"), (NEURONS, "A/1")):
-        if name in sets and other in sets:
+    """For each set and unit rows of set, number and similarities, the closest first.
+
+    Under `alike` features of the same dictionary and under `twins` of the other model's (for neurons, of both models), with
+    Pearson correlation and cosine of activations; under `parents` and `children` with the masked cosine.
+    """
+    found: dict[str, dict[str, dict[int, list]]] = {"alike": {}, "twins": {}, "parents": {}, "children": {}}
+    dictionaries = [name for name in sets if name != NEURONS]
+    pairs = [("alike", name, name) for name in dictionaries]
+    pairs += [("twins", name, "B/1" if name[0] == "A" else "A/1") for name in dictionaries]
+    pairs += [("twins", NEURONS, "A/1"), ("twins", NEURONS, "B/1")]
+    for relation, name, other in pairs:
+        if other in sets:
             ours, theirs = sets[name], sets[other]
-            match = best_match(ours.model, ours.sae, theirs.model, theirs.sae, tokens)
-            rows = zip(match.iloc[:, 0], match["match"], match["pearson"], strict=True)
-            found["twins"][name] = {int(unit): [[other, int(index), _round(value)]] for unit, index, value in rows if index >= 0}
+            match, rows = closest(ours.model, ours.sae, theirs.model, theirs.sae, tokens, TWINS), found[relation].setdefault(name, {})
+            for unit, row in enumerate(zip(*(column.tolist() for column in match), strict=True)):
+                rows.setdefault(unit, []).extend([other, index, *_round(values)] for index, *values in zip(*row, strict=True) if index >= 0)
     widths = {name: lab.dictionary(name) for name in _dictionaries(lab) if name.startswith("A")}
     edges = masked_cosine(lab.model("A"), widths, tokens).sort_values("cosine", ascending=False)
     for source, small, target, large, cosine in edges[["source_dictionary", "source", "target_dictionary", "target", "cosine"]].itertuples(

@@ -28,12 +28,16 @@ from sae_lib.scorecard import summary
 from sae_lib.storage import project_root
 
 if TYPE_CHECKING:
+    from sae_lib.lab import Lab
     from sae_lib.scales import Scale
 
 SITE = "_site"
 """Folder of the executed chapters and of the rendered book, below the project."""
 BROWSER = "book/browser"
 """The page of the feature browser, whose data are made once the chapters have their runs."""
+
+OPINIONS = "browser"
+"""Among the results what the feature browser calls its features and neurons, as chapters are by their names."""
 
 SUMMARY = "summary.txt"
 """Written beside the pages when the book is built: the score of the reference run in one line, for the first page."""
@@ -251,7 +255,8 @@ def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None =
 
     Args:
         parameters: as for `build_book`; the corpus among them.
-        names: chapters by the beginning of their file's name, such as 07; none means all of them.
+        names: chapters by the beginning of their file's name, such as 07, and "browser" for what the browser calls its
+            features and neurons; none means all of it.
         root: the book's folder; found from the working directory when not given.
 
     Returns:
@@ -262,12 +267,17 @@ def measure(parameters: Mapping[str, Any], names: list[str], root: Path | None =
     """
     root = root or project_root()
     chapters = plan(root, parameters)
-    if unknown := [name for name in names if not any(chapter.path.name.startswith(name) for chapter in chapters)]:
-        raise BookError(f"no chapter is called {unknown[0]}…; there are {', '.join(chapter.path.stem for chapter in chapters)}")
-    os.environ["SAE_BOOK_RESULTS"] = "1"
+    known = [*(chapter.path.stem for chapter in chapters), OPINIONS]
+    if unknown := [name for name in names if not any(each.startswith(name) for each in known)]:
+        raise BookError(f"no chapter is called {unknown[0]}…; there are {', '.join(known)}")
     chosen = [chapter for chapter in chapters if not names or chapter.path.name.startswith(tuple(names))]
     begun = time.perf_counter()
-    seconds = run_chapters(chosen, root / SITE / "results", _at_once(chosen))
+    seconds = {}
+    if chosen:
+        os.environ["SAE_BOOK_RESULTS"] = "1"
+        seconds = run_chapters(chosen, root / SITE / "results", _at_once(chosen))
+    if not names or OPINIONS.startswith(tuple(names)):
+        seconds[OPINIONS] = _timed("Explaining every feature and neuron of the browser.", partial(_keep_opinions, chapters[-1]))
     print(seconds_table(seconds | {"together": time.perf_counter() - begun}))
     return root / "results"
 
@@ -309,6 +319,19 @@ def render(root: Path, site: Path) -> Path:
     return site / "_build" / "html"
 
 
+def _keep_opinions(chapter: Chapter) -> Path:
+    from sae_lib.browser import keep_opinions
+
+    return keep_opinions(_lab(chapter), progress=sys.stderr.isatty())
+
+
+def _lab(chapter: Chapter) -> "Lab":
+    from sae_lib.lab import Lab
+
+    given = declared_parameters(chapter.path) | chapter.parameters
+    return Lab(given["SCALE"], given["SEED"], given["CORPUS"])
+
+
 def browser_data(chapter: Chapter) -> Path:
     """The folder of the feature browser's data, of the runs that a chapter reads; computed where they are not there yet.
 
@@ -316,10 +339,8 @@ def browser_data(chapter: Chapter) -> Path:
         BookError: the runs cannot be opened.
     """
     from sae_lib.browser import atlas
-    from sae_lib.lab import Lab
 
-    given = declared_parameters(chapter.path) | chapter.parameters
-    return atlas(Lab(given["SCALE"], given["SEED"], given["CORPUS"]), quick=True, progress=sys.stderr.isatty())
+    return atlas(_lab(chapter), quick=True, progress=sys.stderr.isatty())
 
 
 def build_book(parameters: Mapping[str, Any] | None = None, root: Path | None = None) -> Path:

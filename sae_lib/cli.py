@@ -77,7 +77,7 @@ def book(
 @app.command()
 def results(
     chapters: Annotated[
-        list[str] | None, typer.Argument(help="Chapters by the beginning of their name, such as 07. Not given: all.")
+        list[str] | None, typer.Argument(help="Chapters by the beginning of their name, such as 07, or browser. Not given: all.")
     ] = None,
     scale: Annotated[str, typer.Option(help=f"{SIZE} released, laptop, night, colab, paper.")] = "released",
     corpus: Annotated[str, typer.Option(help=f"{TEXT} Not given: what the scale was trained on.")] = "",

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int64
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from sae_lib import bootstrap
 from sae_lib.errors import BookError
+from sae_lib.evidence import Related
 from sae_lib.features import Moments, encoder_of, logit_matrix
 from sae_lib.metrics import SPARSE_BELOW, check_fits, context_batches
 from sae_lib.sae import SparseAutoencoder
@@ -76,6 +77,72 @@ def best_match(
     Source: Bricken et al. 2023, "Universality" (median best match 0.72 for features, 0.46 for neurons,
     on 40,960,000 tokens).
     """
+    pearson, _, _, firings = _all_pairs(model_a, sae_a, model_b, sae_b, tokens, batch_contexts)
+    found, match = pearson.max(1)
+    known = found.isfinite()
+    return pd.DataFrame(
+        {
+            "neuron" if sae_a is None else "feature": np.arange(len(match)),
+            "match": torch.where(known, match, -1).cpu().numpy(),
+            "pearson": torch.where(known, found.clamp(-1, 1), torch.nan).cpu().numpy(),
+            "firings": firings.cpu().numpy(),
+        }
+    )
+
+
+@torch.inference_mode()
+def closest(
+    model_a: OneLayerTransformer,
+    sae_a: SparseAutoencoder | None,
+    model_b: OneLayerTransformer,
+    sae_b: SparseAutoencoder | None,
+    tokens: Int[Tensor, "context pos"],
+    k: int = 3,
+    batch_contexts: int | None = None,
+) -> Related:
+    """For every feature of A, the features of B whose activations correlate with it most, over identical tokens.
+
+        cosine_ij = mean f_i g_j / sqrt(mean f_i² * mean g_j²)
+
+    Args:
+        model_a: the first model.
+        sae_a: its dictionary; None compares its neurons.
+        model_b: the second model, with the same tokenizer. If both sides are the same, each leaves itself out.
+        sae_b: its dictionary; None compares its neurons.
+        tokens: token ids that both models read.
+        k: how many of each.
+        batch_contexts: contexts a batch; None chooses so that a batch stays in the processor's cache.
+
+    Returns:
+        A `Related` with one row for each feature of A; fewer columns if B has fewer features.
+
+    Raises:
+        BookError: a dictionary does not belong to its model, the models cannot read the same tokens, or k is below 1.
+
+    Source: Bricken et al. 2023, the interface published beside the paper (three features of the other model, Pearson and cosine).
+    """
+    if k < 1:
+        raise BookError(f"k is {k}; ask for at least 1")
+    pearson, a, b, _ = _all_pairs(model_a, sae_a, model_b, sae_b, tokens, batch_contexts)
+    if model_a is model_b and sae_a is sae_b:
+        pearson.fill_diagonal_(-torch.inf)
+    found, index = pearson.topk(min(k, pearson.shape[1]), dim=1)
+    known = found.isfinite()
+    products = found * a.deviation[:, None] * b.deviation[index] + a.mean[:, None] * b.mean[index]
+    cosine = products / (a.squares[:, None] * b.squares[index]).sqrt() * a.n_tokens
+    shown = (torch.where(known, values, torch.nan).float().cpu().numpy() for values in (found.clamp(-1, 1), cosine))
+    return Related(torch.where(known, index, -1).cpu().numpy(), *shown)
+
+
+def _all_pairs(
+    model_a: OneLayerTransformer,
+    sae_a: SparseAutoencoder | None,
+    model_b: OneLayerTransformer,
+    sae_b: SparseAutoencoder | None,
+    tokens: Int[Tensor, "context pos"],
+    batch_contexts: int | None,
+) -> tuple[Float64[Tensor, "d_a d_b"], Moments, Moments, Int64[Tensor, " d_a"]]:
+    """Correlations of all pairs (-inf where a side does not vary), both sides' moments, and how often each of A fires."""
     _check_sides(model_a, model_b)
     width_a, width_b = _width(model_a, sae_a), _width(model_b, sae_b)
     moments_a, moments_b = Moments(width_a, model_a.device), Moments(width_b, model_a.device)
@@ -91,16 +158,7 @@ def best_match(
     # In place from here on: one such matrix is the largest thing in memory.
     pearson = products.total.div_(moments_a.n_tokens).addr_(moments_a.mean, moments_b.mean, alpha=-1)
     pearson.div_(moments_a.deviation[:, None]).div_(moments_b.deviation).nan_to_num_(nan=-torch.inf)
-    found, match = pearson.max(1)
-    known = found.isfinite()
-    return pd.DataFrame(
-        {
-            "neuron" if sae_a is None else "feature": np.arange(width_a),
-            "match": torch.where(known, match, -1).cpu().numpy(),
-            "pearson": torch.where(known, found.clamp(-1, 1), torch.nan).cpu().numpy(),
-            "firings": firings.cpu().numpy(),
-        }
-    )
+    return pearson, moments_a, moments_b, firings
 
 
 @torch.inference_mode()

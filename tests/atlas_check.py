@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 from stand_in import HOSTILE, StandIn
 
 from sae_lib.browser import Sizes, write_atlas
+from sae_lib.interpret import Explanation
 
 address, browser = browser_check.address, browser_check.browser
 PAGE = "book/browser.html"
@@ -64,7 +65,7 @@ def test_a_reader_searches_opens_follows_rates_and_exports(browser: Browser, add
     settled(page, found)
     expect(page.locator(".sb-facts")).to_contain_text("base64")
 
-    page.get_by_role("region", name="Twin in model B").get_by_role("link").first.click()
+    page.get_by_role("region", name="Twins in model B").get_by_role("link").first.click()
     page.locator('.sb-card[data-unit^="B/1/"]').wait_for()
     page.go_back()
     settled(page, found)
@@ -118,6 +119,26 @@ def test_blind_rating_says_who_it_was_only_in_the_export(browser: Browser, addre
     page.context.close()
     assert len({rating["unit"] for rating in ratings}) == 3
     assert all(rating["blind"] and rating["total"] == 5 for rating in ratings)
+    assert not trouble, "\n".join(trouble)
+
+
+def test_a_child_in_the_largest_dictionary_has_a_card(browser: Browser, address: str):
+    page, trouble = visit(browser, address, f"{PAGE}#A/1/0")
+    cards = page.evaluate("fetch('../browser/A-1/cards-000.json').then(answer => answer.json())")
+    unit = next(card["unit"] for card in cards if card.get("children"))
+    page.evaluate(f"location.hash = 'A/1/{unit}'")
+    settled(page, f"A/1/{unit}")
+    child = page.get_by_role("region", name="Children in the larger dictionary").get_by_role("link").first
+    name = child.inner_text()
+    child.click()
+    settled(page, name)
+    parents = page.get_by_role("region", name="Parents in the smaller dictionary").get_by_role("link")
+    assert f"A/1/{unit}" in parents.all_inner_texts()
+    columns = page.evaluate("fetch('../browser/A-2/index.json').then(answer => answer.json())")
+    if None in columns["density"]:
+        page.evaluate(f"location.hash = 'A/2/{columns['density'].index(None)}'")
+        expect(page.get_by_role("alert")).to_contain_text("only children of features in smaller dictionaries")
+    page.context.close()
     assert not trouble, "\n".join(trouble)
 
 
@@ -228,12 +249,20 @@ def test_order_and_filter(browser: Browser, address: str):
     page, trouble = visit(browser, address, PAGE)
     card(page).wait_for()
     page.locator("summary", has_text="Order and filter").click()
-    # Nothing was explained in these data, so there is nothing to sort by.
-    assert page.get_by_label("Order").locator("option[value=score]").evaluate("node => node.hidden")
-    expect(page.get_by_label("interpretability score from")).to_be_hidden()
+    columns = page.evaluate("fetch('../browser/A-1/index.json').then(answer => answer.json())")
+    # Where nothing was explained, there is nothing to sort by.
+    is_scored = any(score is not None for score in columns["score"])
+    assert page.get_by_label("Order").locator("option[value=score]").evaluate("node => node.hidden") != is_scored
+    expect(page.get_by_label("interpretability score from")).to_be_visible(visible=is_scored)
+    if is_scored:
+        page.get_by_label("Order").select_option("score")
+        best = max(score for score, density in zip(columns["score"], columns["density"], strict=True) if score is not None and density)
+        assert columns["score"][int(page.locator(".sb-rows strong").first.inner_text())] == best
+    page.get_by_label("Order").select_option("random")
+    shown = [int(text) for text in page.locator(".sb-rows strong").all_inner_texts()]
+    assert shown != sorted(shown)
     page.get_by_label("Order").select_option("density")
     page.get_by_label("density (a share: 0.01 is 1%) to").fill("0.01")
-    columns = page.evaluate("fetch('../browser/A-1/index.json').then(answer => answer.json())")
     right = sorted((i for i, share in enumerate(columns["density"]) if 0 < share <= 0.01), key=lambda i: (-columns["density"][i], i))
     expect(page.locator(".sb-status")).to_contain_text(f"{len(right):,} of ")
     assert [int(text) for text in page.locator(".sb-rows strong").all_inner_texts()] == right[:50]
@@ -354,11 +383,26 @@ class Harm(QuietHandler):
         return str(self.data / name.removeprefix("/browser/")) if name.startswith("/browser/") else super().translate_path(path)
 
 
+class Whisperer:
+    """A judge whose explanations want to run, and who predicts anything."""
+
+    name = "whisperer"
+
+    def explain(self, brief):
+        return Explanation("".join(HOSTILE[:3]))
+
+    def predict(self, explanation, texts):
+        return [[float(place) for place in range(len(text))] for text in texts]
+
+    def plausible(self, explanation, tokens):
+        return [True] * len(tokens)
+
+
 @pytest.fixture(scope="module")
 def harmful(tmp_path_factory):
     """The book served with an atlas of documents that want to run; and an address without any data."""
     lab, folder = StandIn(), tmp_path_factory.mktemp("atlas")
-    write_atlas(folder / "data", lab, Sizes(1_000, 6, 2), lab.truth, lab.passages)
+    write_atlas(folder / "data", lab, Sizes(1_000, 6, 2), lab.truth, lab.passages, Whisperer())
     handler = functools.partial(Harm, directory=str(HTML), data=folder / "data")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -380,6 +424,8 @@ def test_text_that_wants_to_run_is_only_text(browser: Browser, harmful: str, vie
         said = HOSTILE[int(view.split("/")[1])][:8]
         assert all(letter in shown for letter in said if letter.isascii() and letter.isprintable())
         page.locator(".sb-text .sb-piece").nth(3).hover()
+    elif view.startswith("A/1/") and view != "A/1/0":
+        expect(page.locator(".sb-rows")).to_contain_text("<script>window.canary")
     page.wait_for_timeout(50)
     assert page.evaluate("window.canary === undefined")
     assert page.evaluate("document.querySelectorAll('#sae-browser :is(script, img, iframe, style, textarea, svg [onload])').length") == 0

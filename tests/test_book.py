@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (ROOT / "book").rglob("*.md") if path.name != "summary.md")
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 # What persons rated has a form of its own (`sae_lib.rating`).
-RESULTS = sorted(path for path in (ROOT / "results").rglob("*.json") if not path.name.startswith("ratings-"))
+RESULTS = sorted((ROOT / "results").rglob("[0-9][0-9]_*.json"))
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
 NUMBER = {"type": ["number", "null"]}

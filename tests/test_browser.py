@@ -11,7 +11,7 @@ from stand_in import HALF_A_PAIR, StandIn
 
 from sae_lib import browser, build, cli
 from sae_lib.browser import NEURONS, Sizes, check_room, passages_of_every_stratum, put, write_atlas
-from sae_lib.corpus import STRATA
+from sae_lib.corpus import STRATA, LabelledText
 from sae_lib.errors import BookError
 from sae_lib.evidence import gather
 from sae_lib.interpret import Explanation, opinions
@@ -68,15 +68,18 @@ def test_the_files_are_those_that_the_contents_promise(folder, lab):
         "A/1": ("feature", 40),
         "B/1": ("feature", 40),
         "A/neurons": ("neuron", 32),
+        "A/2": ("feature", 48),
     }
+    assert [found["name"] for found in contents["sets"] if not found["whole"]] == ["A/2"]
     promised = {"atlas.json", "vocab.json", "texts.json", "map.json"}
     for found in contents["sets"]:
         columns = read(folder / found["folder"] / "index.json")
         assert {len(column) for column in columns.values()} == {found["n"]}
         cards = [f"cards-{number:03d}.json" for number in range(-(-found["n"] // found["chunk"]))]
         units = [card["unit"] for name in cards for card in read(folder / found["folder"] / name)]
-        assert units == list(range(found["n"]))
-        texts = [f"text-{number:02d}.json" for number in range(len(contents["texts"]))]
+        assert units == [unit for unit, density in enumerate(columns["density"]) if density is not None]
+        assert units == list(range(found["n"])) or not found["whole"]
+        texts = [f"text-{number:02d}.json" for number in range(len(contents["texts"]))] if found["whole"] else []
         promised |= {f"{found['folder']}/{name}" for name in ("index.json", *cards, *texts)}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.json")} == promised
     assert len(read(folder / "vocab.json")) == lab.model("A").cfg.d_vocab
@@ -142,14 +145,31 @@ def test_the_map_places_every_feature_that_fires_once(folder):
 
 
 def test_relatives_lead_to_units_that_are_there(folder):
-    n = {found["name"]: found["n"] for found in read(folder / "atlas.json")["sets"]} | {"A/2": 48}
-    cards = read(folder / "A-1" / "cards-000.json")
-    assert any("twins" in card for card in cards)
-    for card in cards:
-        rows = [row for name in ("twins", "parents", "children") for row in card.get(name, [])]
-        assert all(0 <= unit < n[name] and -1 <= value <= 1 for name, unit, value in rows)
-        assert all(0 <= row[0] < 40 for row in card["nearest"])
-        assert all(0 <= row[0] < 32 for row in card["aligned"] + card["neurons"])
+    cards = {
+        f"{found['name']}/{card['unit']}": card
+        for found in read(folder / "atlas.json")["sets"]
+        for path in (folder / found["folder"]).glob("cards-*.json")
+        for card in read(path)
+    }
+    relations = ("twins", "alike", "parents", "children")
+    assert all(any(card.get(name) for card in cards.values()) for name in relations)
+    for own, card in cards.items():
+        for relation in relations:
+            rows = card.get(relation, [])
+            assert all(f"{name}/{unit}" in cards and all(-1 <= value <= 1 for value in values) for name, unit, *values in rows)
+            assert own not in {f"{name}/{unit}" for name, unit, *_ in rows}
+        assert all(0 <= row[0] < 40 for row in card.get("nearest", []))
+        assert all(0 <= row[0] < 32 for row in card.get("aligned", []) + card["neurons"])
+    assert {name for card in cards.values() for name, *_ in card.get("children", [])} == {"A/1", "A/2"}
+
+
+def test_a_child_is_the_feature_of_its_number(folder, lab):
+    columns = read(folder / "A-2" / "index.json")
+    acts = acts_of(lab, "A/2", lab.truth.tokens).flatten(0, 1)
+    opened = [unit for unit, density in enumerate(columns["density"]) if density is not None]
+    assert 0 < len(opened) < 48
+    assert [columns["density"][unit] for unit in opened] == pytest.approx((acts > 0).float().mean(0)[opened].tolist(), rel=0.01)
+    assert [columns["max"][unit] for unit in opened] == pytest.approx(acts.amax(0)[opened].tolist(), rel=0.01)
 
 
 def test_nothing_written_can_hide_or_turn_round_text(folder, lab):
@@ -177,6 +197,47 @@ def test_without_a_judge_there_are_no_opinions(lab, tmp_path):
     columns = read(write_atlas(tmp_path / "data", lab, SIZES, lab.truth, lab.passages) / "A-0" / "index.json")
     assert set(columns["score"]) == {None}
     assert set(columns["explanation"]) == {""}
+
+
+def test_what_a_longer_look_found_is_kept_and_taken(folder, lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert browser.kept_opinions(lab) is None
+    monkeypatch.setattr(browser, "atlas", lambda lab, progress: folder)
+    path = browser.keep_opinions(lab)
+    assert path == tmp_path / "results" / "tiny" / "browser.json"
+    known = browser.kept_opinions(lab)
+    sizes = SIZES._replace(n_tokens=64)
+    quick = write_atlas(tmp_path / "quick", lab, sizes, lab.truth.part(slice(0, 4)), lab.passages, known=known)
+    for name in ("A-0", "A-1", "B-1", "A-neurons"):
+        long, short = read(folder / name / "index.json"), read(quick / name / "index.json")
+        assert long["density"] != short["density"]
+        assert all(long[column] == short[column] for column in ("label", "f1", "precision", "explanation", "score"))
+    assert read(quick / "atlas.json")["judged"] == read(folder / "atlas.json")["judged"]
+    with monkeypatch.context() as other:
+        other.setattr(lab, "config", lambda name: {"name": name, "seed": 1}, raising=False)
+        assert browser.kept_opinions(lab) is None
+    for damaged in ("[]", "{", path.read_text().replace('"score":[', '"score":[0,', 1)):
+        path.write_text(damaged)
+        with pytest.raises(BookError, match=r"browser\.json is damaged"):
+            browser.kept_opinions(lab)
+
+
+def test_a_label_counts_where_it_can_be_judged(lab, tmp_path, monkeypatch):
+    tokens = lab.truth.tokens
+    acts = acts_of(lab, "B/1", tokens)
+    unit = int((acts > 0).sum((0, 1)).sub(acts[..., 0].numel() // 4).abs().argmin())
+    labels = lab.truth.labels
+    sets = np.zeros((2, len(labels)), bool)
+    sets[1, labels.index("script/arabic")] = True
+    truth = LabelledText(tokens, (acts[..., unit] > 0).numpy().astype(np.uint16), sets, labels)
+    monkeypatch.setattr(lab, "truth", truth)
+    monkeypatch.setenv("SAE_BOOK_RUNS", str(tmp_path))
+    # The examples come from another text, in which nothing has that label.
+    found = write_atlas(tmp_path / "data", lab, SIZES, LabelledText(tokens, np.zeros_like(truth.codes), sets[:1], labels), lab.passages)
+    assert read(found / "atlas.json")["judged"] == {"tokens": tokens.size, "labels": 1}
+    columns = read(found / "B-1" / "index.json")
+    assert columns["label"][unit] == labels.index("script/arabic")
+    assert columns["f1"][unit] > 0.99
 
 
 def test_sizes_are_positive(lab, tmp_path):

@@ -61,6 +61,25 @@ def test_best_match_equals_numpy(models, dictionaries, tokens, monkeypatch, spar
     assert np.isfinite(table["pearson"].median())
 
 
+@pytest.mark.parametrize("itself", [False, True])
+def test_closest_equals_numpy(models, dictionaries, tokens, itself):
+    sides = [(models[0], dictionaries[0]), (models[0], dictionaries[0]) if itself else (models[1], dictionaries[1])]
+    a, b = (acts_of(model, sae, tokens) for model, sae in sides)
+    found = universality.closest(*sides[0], *sides[1], tokens, k=4)
+    pearson, cosine = by_numpy(a, b), a.T @ b / np.sqrt(np.outer((a**2).sum(0), (b**2).sum(0)).clip(1e-30))
+    if itself:
+        np.fill_diagonal(pearson, np.nan)
+    assert found.index.shape == (30, 4)
+    for i in range(30):
+        best = np.argsort(-pearson[i])[:4]
+        best = best[np.isfinite(pearson[i][best])]
+        assert found.index[i].tolist() == [*best, *[-1] * (4 - len(best))]
+        assert found.pearson[i][: len(best)] == pytest.approx(pearson[i][best], abs=1e-5)
+        assert found.cosine[i][: len(best)] == pytest.approx(cosine[i][best], abs=1e-5)
+        assert np.isnan(found.cosine[i][len(best) :]).all()
+    assert (found.index[7] == -1).all()
+
+
 def test_neurons_by_numpy(models, tokens):
     table = universality.best_match(models[0], None, models[1], None, tokens)
     pearson = by_numpy(acts_of(models[0], None, tokens), acts_of(models[1], None, tokens))
@@ -242,6 +261,8 @@ def test_documents_of_other_tokens_are_refused(models, dictionaries, tokens):
 
 
 def test_bad_input_is_named(models, dictionaries, tokens):
+    with pytest.raises(BookError, match="k is 0"):
+        universality.closest(models[0], dictionaries[0], models[1], dictionaries[1], tokens, k=0)
     a, b = dictionaries
     with pytest.raises(BookError, match="no tokens"):
         universality.best_match(models[0], a, models[1], b, tokens[:0])

@@ -1,7 +1,7 @@
 // The address decides what is shown: #A/1/3450, #A/neurons/489, #A/1, #text/3/A/1, #map or #rate.
 
 import { atlas, card, expect, index, Missing, searchable, setNamed } from "./data.js";
-import { panels, silent } from "./card.js";
+import { panels } from "./card.js";
 import { el } from "./dom.js";
 import { List } from "./list.js";
 import { mapView } from "./map.js";
@@ -30,6 +30,9 @@ async function showUnit(set, unit) {
   // The card comes while the list is being made.
   if (isNamed) expect(set, unit);
   const columns = await searchable(contents, set);
+  if (isNamed && columns.density[unit] === null) {
+    throw new Error(`there is no card of ${set.name}/${unit}; of ${set.name} only children of features in smaller dictionaries have one`);
+  }
   unit ??= list.ordered(set, columns)[0] ?? 0;
   const found = await card(set, unit);
   return () => {
@@ -44,7 +47,7 @@ async function showUnit(set, unit) {
       el("header", {},
         el("h2", { tabindex: -1 }, `${set.kind === "neuron" ? "Neuron" : "Feature"} ${name}`),
         el("p", { class: "sb-steps" }, steps(unit))),
-      columns.density[unit] ? panels(contents, set, columns, found) : silent(contents),
+      panels(contents, set, columns, found),
       el("details", {}, el("summary", {}, "Rate it"), form(contents, set, unit, false))), split.lastChild);
     list.mark(unit);
   };

@@ -14,7 +14,7 @@ function facts(contents, columns, unit) {
   const rows = [
     ["fires on", `${percent(columns.density[unit])} of ${show(contents.tokens)} tokens`],
     ["largest activation", show(columns.max[unit])],
-    ["best label", label < 0 ? "none fits" : [el("strong", {}, contents.labels[label]),
+    ["best label", label < 0 ? `none of ${show(contents.judged.labels)} fits` : [el("strong", {}, contents.labels[label]),
       ` (${contents.meanings[label]}): F1 ${show(columns.f1[unit])}, precision ${show(columns.precision[unit])}`]],
     columns.explanation[unit] && ["explanation", columns.explanation[unit]],
     columns.score[unit] !== null && ["interpretability score", show(columns.score[unit])],
@@ -50,16 +50,19 @@ function logits(contents, card) {
 function relatives(contents, set, card) {
   const model = set.name.split("/")[0];
   const neuron = (index) => address(contents, `${model}/neurons`, index);
-  const rows = (list) => (list ?? []).map(([name, index, value]) => [address(contents, name, index), show(value)]);
+  const shown = (values) => values.map((value) => show(value));
+  const rows = (list) => (list ?? []).map(([name, index, ...values]) => [address(contents, name, index), ...shown(values)]);
   const other = model === "A" ? "B" : "A";
+  const similar = ["feature", "Pearson", "cosine"];
   const tables = [
     ["Neurons it writes to", ["neuron", "coefficient", "share of L1"],
       (card.aligned ?? []).map(([index, value, share]) => [neuron(index), show(value), percent(share)])],
     ["Neurons that go with it", ["neuron", "Pearson", "cosine"],
-      card.neurons.map(([index, ...values]) => [neuron(index), ...values.map((value) => show(value))])],
+      card.neurons.map(([index, ...values]) => [neuron(index), ...shown(values)])],
     ["Nearest features by direction", ["feature", "cosine"],
       (card.nearest ?? []).map(([index, value]) => [address(contents, set.name, index), show(value)])],
-    [set.kind === "neuron" ? "Feature that goes with it" : `Twin in model ${other}`, ["feature", "Pearson"], rows(card.twins)],
+    ["Nearest features by activation", similar, rows(card.alike)],
+    [set.kind === "neuron" ? "Features that go with it" : `Twins in model ${other}`, similar, rows(card.twins)],
     ["Parents in the smaller dictionary", ["feature", "masked cosine"], rows(card.parents)],
     ["Children in the larger dictionary", ["feature", "masked cosine"], rows(card.children)],
   ];
@@ -79,8 +82,10 @@ export function panels(contents, set, columns, card, blind = false) {
   if (blind) return [examples, logits(contents, card)];
   const fires = histogram(`Activations (fires on ${percent(columns.density[card.unit])} of the tokens)`,
     card.histogram, 0, maximum, "activation, counts on a log scale");
-  return [facts(contents, columns, card.unit), fires, examples, logits(contents, card), relatives(contents, set, card)];
+  const rest = [logits(contents, card), relatives(contents, set, card)];
+  if (!columns.density[card.unit]) {
+    const said = `It fires on none of the ${show(contents.tokens)} tokens that were looked at. What it would do is known all the same.`;
+    return [el("p", {}, said), rest];
+  }
+  return [facts(contents, columns, card.unit), fires, examples, rest];
 }
-
-/** What the card of a unit says that never fires on these tokens. */
-export const silent = (contents) => el("p", {}, `It fires on none of the ${show(contents.tokens)} tokens that were looked at.`);

@@ -1,7 +1,7 @@
 // Files of the atlas, each fetched once and when it is wanted.
 
 const BASE = new URL("../../browser/", import.meta.url);
-const FORMAT = 2;
+const FORMAT = 3;
 const HELD = 32; // files of cards; a long walk through a set should not fill a phone
 const files = new Map();
 
@@ -47,8 +47,8 @@ export const map = () => file("map.json");
 const chunk = (set, unit) => file(`${set.folder}/cards-${String(Math.floor(unit / set.chunk)).padStart(3, "0")}.json`);
 
 export async function card(set, unit) {
-  const found = (await chunk(set, unit))[unit % set.chunk];
-  if (found?.unit !== unit) throw new Error(`the card of ${set.name}/${unit} is damaged; make the book's data again with: sae-book atlas`);
+  const found = (await chunk(set, unit)).find?.((each) => each.unit === unit);
+  if (!found) throw new Error(`the card of ${set.name}/${unit} is damaged; make the book's data again with: sae-book atlas`);
   return found;
 }
 
@@ -59,9 +59,9 @@ export const expect = (set, unit) => { chunk(set, unit).catch(() => {}); };
 export async function searchable(contents, set) {
   const columns = await index(set);
   columns.words ??= columns.label.map((label, unit) => [
-    label < 0 ? "" : `${contents.labels[label]} ${contents.meanings[label]}`,
+    label >= 0 && label !== null ? `${contents.labels[label]} ${contents.meanings[label]}` : "",
     columns.explanation[unit],
-    columns.top[unit].map((id) => contents.vocab[id]).join(" "),
+    columns.top[unit]?.map((id) => contents.vocab[id]).join(" "),
   ].join(" ").toLowerCase());
   return columns;
 }

@@ -4,8 +4,16 @@ import { addressed, finder } from "./data.js";
 import { el, percent, show, token } from "./dom.js";
 
 const PAGE = 50;
+
+/** A number that looks random for every number, and is the same whenever it is asked for. */
+function shuffled(unit) {
+  const mixed = Math.imul((unit + 1) ^ ((unit + 1) >>> 16), 0x45d9f3b);
+  return Math.imul(mixed ^ (mixed >>> 16), 0x45d9f3b) >>> 0;
+}
+
 const SORTS = {
   number: ["number", (columns, unit) => unit],
+  random: ["random", (columns, unit) => shuffled(unit)],
   density: ["density, high first", (columns, unit) => -columns.density[unit]],
   rare: ["density, low first", (columns, unit) => columns.density[unit] || Infinity],
   max: ["largest activation", (columns, unit) => -columns.max[unit]],
@@ -57,7 +65,8 @@ export class List {
     this.set = set;
     this.columns = columns;
     const { labels } = this.contents;
-    const used = [...new Set(this.columns.label)].filter((label) => label >= 0).sort((a, b) => (labels[a] < labels[b] ? -1 : 1));
+    const used = [...new Set(this.columns.label)].filter((label) => label !== null && label >= 0)
+      .sort((a, b) => (labels[a] < labels[b] ? -1 : 1));
     const isScored = this.columns.score.some((score) => score !== null);
     this.sort.querySelector("[value=score]").hidden = !isScored;
     this.ranges.score[0].parentElement.hidden = !isScored;
@@ -80,7 +89,8 @@ export class List {
     const ends = Object.entries(this.ranges)
       .filter(([, inputs]) => inputs.some((input) => input.value !== ""))
       .map(([name, [low, high]]) => [columns[name], end(low, -Infinity), end(high, Infinity)]);
-    const keeps = (unit) => isFound(unit)
+    // Of a dictionary that is not opened as a whole, most have no card.
+    const keeps = (unit) => columns.density[unit] !== null && isFound(unit)
       && (label === null || columns.label[unit] === label)
       && (!this.fired.checked || columns.density[unit] > 0)
       && ends.every(([column, low, high]) => column[unit] !== null && low <= column[unit] && column[unit] <= high);

@@ -9,14 +9,15 @@ const LISTED = 20;
 /** The view of one text and one set; the address is #text/3/A/1. */
 export async function textView(contents, number = 0, name = "A/1") {
   const set = setNamed(contents, name);
-  if (!set || !contents.texts[number]) throw new Error(`there is no text ${number} with ${name}; there are ${contents.texts.length} texts`);
+  if (!set?.whole || !contents.texts[number])
+    throw new Error(`there is no text ${number} with ${name}; there are ${contents.texts.length} texts`);
   const [all, found, columns] = await Promise.all([texts(), activities(set, number), index(set)]);
   const text = all[number];
   const go = () => { location.hash = `text/${chooseText.value}/${chooseSet.value}`; };
   const chooseText = el("select", { name: "text", onchange: go },
     contents.texts.map((title, i) => el("option", { value: i, selected: i === number }, title)));
   const chooseSet = el("select", { name: "set", onchange: go },
-    contents.sets.map((other) => el("option", { selected: other === set }, other.name)));
+    contents.sets.filter(({ whole }) => whole).map((other) => el("option", { selected: other === set }, other.name)));
   const heading = el("h3", { "aria-live": "polite" });
   const list = el("ol", { class: "sb-units" });
   const pieces = text.tokens.map((id) => piece(contents.vocab[id], 0));
