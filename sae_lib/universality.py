@@ -3,6 +3,7 @@
 Source: Bricken et al. 2023, "Universality".
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -286,17 +287,39 @@ def median_interval(sums: PairSums, n: int = 500, seed: int = 0) -> tuple[float,
 
     Source: ours; the paper gives the median 0.72 without an interval.
     """
-    shape = sums.activation.shape[1:]
-    whole = _pearson(sums.activation.sum(0))
-    known = np.isfinite(whole)
-
-    def median(totals: Float64[np.ndarray, "draw column"]) -> Float64[np.ndarray, " draw"]:
-        drawn = _pearson(totals.reshape(-1, *shape))[:, known]
-        return np.median(np.where(np.isfinite(drawn), drawn, whole[known]), axis=1)
-
-    value = float(np.median(whole[known]))
-    low, high = bootstrap.interval(median, sums.activation.reshape(len(sums.activation), -1), n, seed=seed, value=value)
+    value, low, high = _interval(partial(_medians, sums), _by_block(sums), n, seed)
     return value, max(low, -1.0), min(high, 1.0)
+
+
+def median_difference(sums: PairSums, others: PairSums, n: int = 500, seed: int = 0) -> tuple[float, float, float]:
+    """Median of one set of pairs less that of another on the same tokens, and its 95% interval over documents drawn anew.
+
+    Args:
+        sums: of `pair_sums`, with documents, for instance of features.
+        others: the same of other pairs on the same tokens, for instance of neurons; both are drawn together.
+        n: draws.
+        seed: of the draws.
+
+    Returns:
+        Difference of the medians in [-2, 2], lower and upper end; draws and ends as of `median_interval`.
+
+    Raises:
+        BookError: the two were summed over different blocks of documents.
+
+    Source: ours; the paper gives 0.72 and 0.46 without intervals.
+    """
+    if len(sums.activation) != len(others.activation):
+        raise BookError(
+            f"{len(sums.activation)} blocks do not go with {len(others.activation)}; sum both over the same tokens and documents"
+        )
+    ours, theirs = _by_block(sums), _by_block(others)
+    width = ours.shape[1]
+
+    def difference(totals: Float64[np.ndarray, "draw column"]) -> Float64[np.ndarray, " draw"]:
+        return _medians(sums, totals[:, :width]) - _medians(others, totals[:, width:])
+
+    value, low, high = _interval(difference, np.concatenate([ours, theirs], axis=1), n, seed)
+    return value, max(low, -2.0), min(high, 2.0)
 
 
 def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -329,10 +352,32 @@ def relations(sums: PairSums, n: int = 500, seed: int = 0) -> pd.DataFrame:
     rows = []
     for name, bound in (("logit", 1.0), ("attribution", 1.0), ("difference", 2.0)):
         statistic = partial(relation, similarity=name)
-        value = float(statistic(by_block.sum(0)[None])[0])
-        low, high = bootstrap.interval(statistic, by_block, n, seed=seed, value=value)
+        value, low, high = _interval(statistic, by_block, n, seed)
         rows.append({"similarity": name, "relation": value, "low": max(low, -bound), "high": min(high, bound)})
     return pd.DataFrame(rows)
+
+
+def _by_block(sums: PairSums) -> Float64[np.ndarray, "block column"]:
+    return sums.activation.reshape(len(sums.activation), -1)
+
+
+def _medians(sums: PairSums, totals: Float64[np.ndarray, "draw column"]) -> Float64[np.ndarray, " draw"]:
+    """The median over the pairs in each draw; a pair that does not vary there keeps its value over all blocks."""
+    whole = _pearson(sums.activation.sum(0))
+    known = np.isfinite(whole)
+    drawn = _pearson(totals.reshape(-1, *sums.activation.shape[1:]))[:, known]
+    return np.median(np.where(np.isfinite(drawn), drawn, whole[known]), axis=1)
+
+
+def _interval(
+    statistic: Callable[[Float64[np.ndarray, "draw column"]], Float64[np.ndarray, " draw"]],
+    by_block: Float64[np.ndarray, "block column"],
+    n: int,
+    seed: int,
+) -> tuple[float, float, float]:
+    """A statistic of all blocks, and its interval over blocks drawn anew, centred on it."""
+    value = float(statistic(by_block.sum(0)[None])[0])
+    return value, *bootstrap.interval(statistic, by_block, n, seed=seed, value=value)
 
 
 class _Products:

@@ -143,6 +143,18 @@ def test_rising_intervals_by_hand():
     assert features.rising_intervals(pd.DataFrame({"specificity": [np.nan, np.nan]})) == 0
 
 
+def test_the_interval_of_rising_intervals_holds_what_was_measured():
+    rng = np.random.default_rng(0)
+    acts = np.where(rng.random((40, 30)) < 0.5, rng.random((40, 30)), 0).astype(np.float32)
+    document = np.arange(40)[:, None].repeat(30, 1)
+    sure = rng.random((40, 30)) < acts
+    low, high = features.rising_interval(acts, sure, document)
+    assert 1 <= low <= features.rising_intervals(features.specificity_by_interval(acts, sure)) <= high <= 11
+    assert low < high
+    # What is certain in every document is certain in every draw.
+    assert features.rising_interval(acts, acts > 0.5, document) == (11, 11)
+
+
 def test_pearson_interval_equals_numpy_and_holds_the_value():
     generator = np.random.default_rng(0)
     target = generator.random((200, 8)) < 0.3

@@ -198,6 +198,21 @@ def test_intervals_over_documents(model, tokens):
         metrics.intervals(costs, document[:3])
 
 
+def test_a_gain_is_drawn_on_the_same_documents(model, tokens):
+    document = np.repeat(np.arange(7), 6).reshape(7, 6)
+    one, other = (
+        metrics.evaluate(model, SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=seed), tokens, document=document)
+        for seed in (3, 4)
+    )
+    value, low, high = metrics.gain(one, other)
+    assert value == pytest.approx(one.loss_recovered - other.loss_recovered)
+    assert low < value < high
+    # What is common to both is not in the interval.
+    assert metrics.gain(one, one) == (0, 0, 0)
+    with pytest.raises(BookError, match="the same documents"):
+        metrics.gain(one, metrics.evaluate(model, SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1)), tokens))
+
+
 def test_costs_of_kinds_add_up(model, tokens):
     sae = SparseAutoencoder(SAEConfig(D_MLP, 30, l1_coeff=0.1), seed=3)
     document = np.repeat(np.arange(7), 6).reshape(7, 6)

@@ -211,6 +211,19 @@ def test_median_interval_by_hand():
     assert np.isnan(universality.median_interval(sums_of([[0.2]], [0], [0]))[1])
 
 
+def test_a_difference_of_medians_is_drawn_together(models, dictionaries, tokens):
+    documents = np.arange(50)[:, None].repeat(6, 1)
+    pairs = np.array([[0, 1], [3, 4], [5, 6]])
+    first = universality.pair_sums(models[0], dictionaries[0], models[1], dictionaries[1], pairs, tokens, documents)
+    second = universality.pair_sums(models[0], None, models[1], None, pairs, tokens, documents)
+    value, low, high = universality.median_difference(first, second)
+    assert value == pytest.approx(universality.median_interval(first)[0] - universality.median_interval(second)[0])
+    assert low < value < high
+    assert universality.median_difference(first, first) == (0, 0, 0)
+    with pytest.raises(BookError, match="blocks do not go with"):
+        universality.median_difference(first, universality.pair_sums(models[0], None, models[1], None, pairs, tokens))
+
+
 def test_a_pair_that_fires_in_few_documents_stays_in_the_median():
     sums = sums_of([[0.1, 0.5, 0.9]] * 4, [0, 0, 0], [0, 0, 0])
     sums.activation[1:, 0] = [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # silent in all blocks but the first

@@ -15,18 +15,20 @@ FRONTIER = pd.DataFrame(
         "loss_recovered": [0.9, 0.79, 0.5],
         "low": [0.88, 0.78, np.nan],
         "high": [0.91, 0.8, np.nan],
+        "explained_variance": [0.8, 0.7, 0.4],
     }
 )
 
 
 def test_frontier():
     figure = viz.frontier(FRONTIER, {"paper, A/1": 0.79})
-    assert [trace.name for trace in figure.data] == ["width", "lambda"]
-    assert list(figure.data[0].x) == [10.0, 20.0]
+    assert [trace.name for trace in figure.data] == ["width", "width", "lambda", "lambda"]
+    assert list(figure.data[0].x) == list(figure.data[1].x) == [10.0, 20.0]
     assert list(figure.data[0].y) == pytest.approx([79, 90])
+    assert list(figure.data[1].y) == pytest.approx([70, 80])
     assert list(figure.data[0].error_y.arrayminus) == pytest.approx([1, 2])
-    assert list(figure.data[1].error_y.array) == [0]
-    assert "A/1 79.0% at 10.0" in figure.layout.meta["alt"]
+    assert list(figure.data[2].error_y.array) == [0]
+    assert "A/1 79.0% and 70.0% at 10.0" in figure.layout.meta["alt"]
     with pytest.raises(BookError, match="l0"):
         viz.frontier(FRONTIER.drop(columns="l0"))
 

@@ -13,40 +13,43 @@ _MOST = 400  # features of one group in the scatter: more hide each other
 
 
 def frontier(table: pd.DataFrame, paper: dict[str, float] | None = None) -> go.Figure:
-    """What dictionaries give up in loss for how few features they use.
+    """What dictionaries give up for how few features they use: in the model's loss, and in the activations themselves.
 
     Args:
         table: series (dictionaries that are joined by a line), name (of the dictionary), l0 (features per token),
-            loss_recovered (share), and low and high, the ends of its interval.
-        paper: horizontal rules by name, in shares.
+            loss_recovered (share), low and high, the ends of its interval, and explained_variance (share).
+        paper: horizontal rules in the upper panel by name, in shares.
 
     Returns:
-        Loss recovered against L0 on a logarithmic axis, with intervals.
+        Loss recovered, with intervals, and below it explained variance, against L0 on a logarithmic axis.
 
     Source: Bricken et al. 2023, "How much of the model does our interpretation explain?".
     """
-    need(table, ["series", "name", "l0", "loss_recovered", "low", "high"], "a frontier")
-    figure, words = go.Figure(), []
+    need(table, ["series", "name", "l0", "loss_recovered", "low", "high", "explained_variance"], "a frontier")
+    figure, words = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06), []
     looks = cycle(((FEATURE, "circle", "solid"), ("#444444", "square", "dash"), ("#56B4E9", "diamond", "dot")))
     for (series, rows), (colour, symbol, dash) in zip(table.groupby("series", sort=False, observed=True), looks, strict=False):
         rows = rows.sort_values("l0")
         ends = [np.nan_to_num(100 * (rows["high"] - rows["loss_recovered"])), np.nan_to_num(100 * (rows["loss_recovered"] - rows["low"]))]
         bars = {"type": "data", "symmetric": False, "array": rounded(ends[0]), "arrayminus": rounded(ends[1])}
-        figure.add_trace(
-            go.Scatter(
-                x=rounded(rows["l0"]), y=rounded(100 * rows["loss_recovered"]), error_y=bars, name=str(series), mode="lines+markers+text",
-                text=[str(name) for name in rows["name"]], textposition="top left", line={"color": colour, "dash": dash},
-                marker={"symbol": symbol, "size": 10},
-            )
-        )  # fmt: skip
+        look = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol, "size": 10}, "name": str(series)}
+        look |= {"legendgroup": str(series), "text": [str(name) for name in rows["name"]], "textposition": "top left"}
+        for panel, (column, more) in enumerate((("loss_recovered", {"error_y": bars}), ("explained_variance", {"showlegend": False})), 1):
+            # Names stand in the upper panel only; the points below lie under their own.
+            mode = "lines+markers+text" if panel == 1 else "lines+markers"
+            trace = go.Scatter(x=rounded(rows["l0"]), y=rounded(100 * rows[column]), mode=mode, **look, **more)
+            figure.add_trace(trace, row=panel, col=1)
         words += [
-            f"{row.name_} {100 * row.loss_recovered:.1f}% at {row.l0:.1f}" for row in rows.rename(columns={"name": "name_"}).itertuples()
+            f"{series} {name} {100 * loss:.1f}% and {100 * variance:.1f}% at {l0:.1f}"
+            for name, loss, variance, l0 in rows[["name", "loss_recovered", "explained_variance", "l0"]].itertuples(index=False)
         ]
     for name, value in (paper or {}).items():
-        figure.add_hline(y=100 * value, line={"color": PAPER, "width": 1.5, "dash": "dot"}, annotation_text=name)
-    figure.update_xaxes(title_text="L0 (features per token)", type="log")
-    figure.update_yaxes(title_text="loss recovered (%)")
-    return finish(figure, f"Loss recovered against L0: {', '.join(words)}.")
+        figure.add_hline(y=100 * value, line={"color": PAPER, "width": 1.5, "dash": "dot"}, annotation_text=name, row=1, col=1)
+    figure.update_xaxes(type="log")
+    figure.update_xaxes(title_text="L0 (features per token)", row=2, col=1)
+    figure.update_yaxes(title_text="loss recovered (%)", row=1, col=1)
+    figure.update_yaxes(title_text="variance explained (%)", row=2, col=1)
+    return finish(figure, f"Loss recovered and variance explained against L0: {', '.join(words)}.", 620)
 
 
 def cost_by_kind(table: pd.DataFrame) -> go.Figure:
