@@ -155,8 +155,10 @@ def keep_opinions(lab: Lab, progress: bool = False) -> Path:
         columns = _read(folder / each["folder"] / "index.json")
         names = [None if label is None else contents["labels"][label] if label >= 0 else "" for label in columns["label"]]
         sets[each["name"]] = {"label": names} | {name: columns[name] for name in _OPINIONS}
+    facts = {"format": FORMAT, "judge": Rules.name} | {name: contents[name] for name in ("runs", "tokens", "judged")}
     path = _kept(lab)
-    _write(path, {"format": FORMAT, "judge": Rules.name, "sets": sets} | {name: contents[name] for name in ("runs", "tokens", "judged")})
+    # Letters as they are: an escaped quotation mark is as long as a word, and half a surrogate pair is made visible before.
+    write_atomic(path, json.dumps(facts | {"sets": sets}, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
