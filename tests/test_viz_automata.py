@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from sae_lib import viz
 
@@ -34,6 +35,27 @@ def test_every_state_and_every_step_is_drawn():
     assert arrows[0].x != arrows[1].ax
     assert "html: A/0/20 to A/0/0; base64: A/0/45" in figure.layout.meta["alt"]
     assert len(viz.figure_html(figure.to_dict()).encode()) < 50_000
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
+def test_no_arrow_crosses_a_name(n):
+    names = [f"A/1/{1_000 + i}" for i in range(n)]
+    states = pd.DataFrame({"loop": "html", "state": names, "words": "x"})
+    steps = pd.DataFrame({"loop": "html", "source": names, "target": names[1:] + names[:1], "probability": 0.5})
+    back = steps.rename(columns={"source": "target", "target": "source"}) if n > 1 else steps.iloc[:0]
+    figure = viz.state_diagram(states, pd.concat([steps, back]))
+    circles = next(trace for trace in figure.data if trace.mode == "markers+text")
+    arrows = [note for note in figure.layout.annotations if note.showarrow is not False]
+    assert len(arrows) == len(steps) + len(back)
+    for x, y, side in zip(circles.x, circles.y, circles.textposition, strict=True):
+        # A name of eight letters takes about 0.9 units across and 0.25 up, beginning 0.2 from the middle of its circle.
+        down, across = (
+            {"top": 0.35, "middle": 0.0, "bottom": -0.35}[side.split()[0]],
+            {"left": -0.65, "center": 0.0, "right": 0.65}[side.split()[1]],
+        )
+        for note in arrows:
+            line = np.linspace([note.ax, note.ay], [note.x, note.y], 50) - [x + across, y + down]
+            assert not ((np.abs(line[:, 0]) < 0.42) & (np.abs(line[:, 1]) < 0.1)).any(), (n, side)
 
 
 def test_no_loop_is_said_and_no_error():

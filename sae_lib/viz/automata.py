@@ -11,8 +11,8 @@ from IPython.display import HTML
 from sae_lib.viz.base import FEATURE, finish, need
 from sae_lib.viz.text import _STRIP, visible
 
-_COLUMNS, _PITCH = 3, 3.6
-"""Loops side by side, and the distance of their centres; a loop's states stand on a circle of radius 1."""
+_COLUMNS, _PITCH, _RISE = 3, 4.2, 4.2
+"""Loops side by side, and the distance of their centres, across and down; a loop's states stand on a circle of radius 1."""
 
 
 def state_diagram(states: pd.DataFrame, steps: pd.DataFrame) -> go.Figure:
@@ -31,27 +31,40 @@ def state_diagram(states: pd.DataFrame, steps: pd.DataFrame) -> go.Figure:
     need(steps, ["loop", "source", "target", "probability"], "a table of steps", empty=True)
     figure, words = go.Figure(), []
     for number, (name, rows) in enumerate(states.groupby("loop", sort=False)):
-        centre = np.array([_PITCH * (number % _COLUMNS), -_PITCH * (number // _COLUMNS)])
+        centre = np.array([_PITCH * (number % _COLUMNS), -_RISE * (number // _COLUMNS)])
         angles = math.pi / 2 - 2 * math.pi * np.arange(len(rows)) / len(rows)
         places = centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * (len(rows) > 1)
         at = dict(zip(rows["state"], places, strict=True))
-        for step in steps[steps["loop"] == name].itertuples():
+        mine = steps[steps["loop"] == name]
+        for step in mine.itertuples():
             _arrow(figure, at[step.source], at[step.target], f"{step.probability:.2f}")
         x, y = np.round(places, 3).T.tolist()
         shown = [escape(visible(str(word))) for word in rows["words"]]
         look = {"color": FEATURE, "size": 22, "line": {"color": "#003F63", "width": 2}}
         names = [escape(str(state)) for state in rows["state"]]
-        circles = go.Scatter(x=x, y=y, mode="markers+text", text=names, textposition="bottom center", marker=look, showlegend=False)
+        rings = rows["state"].isin(mine.loc[mine["source"] == mine["target"], "source"])
+        beside = [_beside(*side, len(rows), ring) for side, ring in zip((places - centre).tolist(), rings, strict=True)]
+        circles = go.Scatter(x=x, y=y, mode="markers+text", text=names, textposition=beside, marker=look, showlegend=False)
+        circles.update(textfont={"size": 11})
         circles.update(name=escape(str(name)), customdata=shown, hovertemplate="%{text} raises %{customdata}<extra></extra>")
         figure.add_trace(circles)
-        figure.add_annotation(text=f"<b>{escape(str(name))}</b>", x=centre[0], y=centre[1] + 1.65, showarrow=False)
+        # A ring on the uppermost state reaches where the title would stand.
+        height = 2.25 if len(rows) > 1 and rings.iloc[0] else 1.65
+        figure.add_annotation(text=f"<b>{escape(str(name))}</b>", x=centre[0], y=centre[1] + height, showarrow=False)
         words.append(f"{name}: {' to '.join(map(str, rows['state']))}")
     n_rows = max(1, math.ceil(states["loop"].nunique() / _COLUMNS))
     # One unit is as long up as it is across, or circles would be ovals.
     hidden = {"visible": False, "fixedrange": True}
     figure.update_xaxes(range=[-_PITCH / 2, _PITCH * (_COLUMNS - 0.5)], **hidden)
-    figure.update_yaxes(range=[-_PITCH * (n_rows - 0.5), _PITCH / 2 + 0.15], **hidden)
-    return finish(figure, f"State diagrams. {'; '.join(words)}.", 60 + 260 * n_rows)
+    figure.update_yaxes(range=[-_RISE * (n_rows - 1) - _PITCH / 2, 2.45], **hidden)
+    return finish(figure, f"State diagrams. {'; '.join(words)}.", 60 + 305 * n_rows)
+
+
+def _beside(across: float, up: float, n: int, ring: bool) -> str:
+    """Where a state's name stands so that no arrow crosses it: below, or on the side that looks away from the other states."""
+    if abs(across) > 0.6 or (n > 1 and up > 0.1 and ring):
+        return "middle left" if across < 0 else "middle right"
+    return "top center" if n > 1 and up > 0.1 else "bottom center"
 
 
 def _arrow(figure: go.Figure, start: np.ndarray, end: np.ndarray, label: str) -> None:
