@@ -1,6 +1,7 @@
 """Questions to a language model behind any endpoint that speaks OpenAI's chat protocol; what was answered is kept.
 
 A question that fails is asked again, after a wait that doubles; an answer that makes no sense is asked for again as well.
+A question that is refused for its own sake has no answer, and the others go on.
 Accepted answers go line by line into a file, under a hash of the question, so a run that breaks off and starts again
 asks only what was not answered yet.
 
@@ -27,6 +28,8 @@ KEY = "SAE_BOOK_JUDGE_KEY"
 
 _MAX_BYTES = 2**24
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+_ABOUT_THE_QUESTION = (400, 413, 422)
+"""Of an endpoint that has answered others, these refuse one question: too long for it, or against its rules."""
 
 Message = dict[str, str]
 Read = TypeVar("Read")
@@ -63,6 +66,7 @@ class ChatEndpoint:
         self.url, self.model, self.kept = url.rstrip("/") + "/chat/completions", model, kept
         self.timeout_s, self.n_tries, self.wait_s = timeout_s, n_tries, wait_s
         self._answers = _load(kept)
+        self._has_answered = False
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, messages: Sequence[Message], read: Callable[[str], Read]) -> Read:
@@ -76,11 +80,13 @@ class ChatEndpoint:
             What `read` made of the first answer that it took, or of the one that was kept.
 
         Raises:
-            Nonsense: no try brought an answer that could be read.
-            BookError: the endpoint refuses, or cannot be reached.
+            Nonsense: no try brought an answer that could be read, or the endpoint has answered others and refuses this question.
+            BookError: the endpoint refuses from the start, or cannot be reached.
         """
         question = storage.fingerprint([self.model, list(messages)])
         if question in self._answers:
+            # Or a run that broke off before a question that is refused could never get past it.
+            self._has_answered = True
             # What was accepted once may be nonsense to a later version of the book; then it is asked anew.
             with contextlib.suppress(ValueError, RecursionError):
                 return read(self._answers[question])
@@ -88,6 +94,9 @@ class ChatEndpoint:
         for attempt in range(self.n_tries):
             # The same question at temperature 0 would bring the same nonsense again.
             answer = self._post({"model": self.model, "messages": list(messages), "temperature": min(attempt, 1)})
+            if answer is None:
+                why = "it gave no text, as where it refuses or calls a tool"
+                continue
             try:
                 found = read(answer)
             except (ValueError, RecursionError) as error:
@@ -97,8 +106,8 @@ class ChatEndpoint:
             return found
         raise Nonsense(f"{self.model} gave no usable answer in {self.n_tries} tries ({why}); try another model")
 
-    def _post(self, body: dict) -> str:
-        """The text of one answer; waits and tries again while the trouble may pass."""
+    def _post(self, body: dict) -> str | None:
+        """The text of one answer, None if it has none; waits and tries again while the trouble may pass."""
         headers = {"Content-Type": "application/json"}
         if os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {os.environ[KEY]}"
@@ -109,10 +118,14 @@ class ChatEndpoint:
             request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
             try:
                 with self._opener.open(request, timeout=self.timeout_s) as response:
-                    return _text(response.read(_MAX_BYTES))
+                    text = _text(response.read(_MAX_BYTES))
+                    self._has_answered = True
+                    return text
             except urllib.error.HTTPError as error:
                 with error:
                     why = f"it answered with status {error.code}"
+                if error.code in _ABOUT_THE_QUESTION and self._has_answered:
+                    raise Nonsense(f"{self.model} refuses a question ({why}); the others go on") from None
                 if error.code not in _PASSING:
                     hint = f"set {KEY} to its key" if error.code in (401, 403) else "check the address and the name of the model"
                     raise BookError(f"{self.url} refuses: {why}; {hint}. {self._nothing_lost}") from None
@@ -149,15 +162,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _text(content: bytes) -> str:
-    """The message of an answer in OpenAI's form; ValueError if it has another."""
-    try:
-        text = json.loads(content)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = None
-    if not isinstance(text, str):
-        raise ValueError("its answer has not the form of OpenAI's chat protocol")
-    return text
+def _text(content: bytes) -> str | None:
+    """The message of an answer in OpenAI's form, None if it has no text; ValueError if it has another form."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        text = json.loads(content)["choices"][0]["message"].get("content")
+        if isinstance(text, str | None):
+            return text
+    raise ValueError("its answer has not the form of OpenAI's chat protocol")
 
 
 def _load(path: Path | None) -> dict[str, str]:

@@ -190,7 +190,7 @@ class ChatJudge:
 
     def _ask(self, task: str, shown: dict, check: Callable[[Any], Any]) -> Any:
         messages = [{"role": "system", "content": f"{_SETTING} {task}"}, {"role": "user", "content": json.dumps(shown, ensure_ascii=False)}]
-        return self.endpoint.ask(messages, lambda text: check(_json_in(text)))
+        return self.endpoint.ask(messages, lambda text: _answer_in(text, check))
 
 
 def judge_named(spec: str, kept: Path) -> Judge:
@@ -234,12 +234,23 @@ _PLAUSIBLE = (
 )
 
 
-def _json_in(text: str) -> Any:
-    """The first JSON list or object in an answer, whatever was said around it."""
-    start = re.search(r"[\[{]", text)
-    if not start:
-        raise ValueError("no JSON in the answer")
-    return json.JSONDecoder().raw_decode(text[start.start() :])[0]
+def _answer_in(text: str, check: Callable[[Any], Any]) -> Any:
+    """What `check` takes of the JSON in an answer: its last list or object that fits, whatever was thought or said around it."""
+    if "</think>" not in text and text.lstrip().startswith("<think>"):
+        raise ValueError("the answer ends before its thoughts do")
+    # Some models have the tag that opens their thoughts in the question.
+    answer = text.rpartition("</think>")[2]
+    fitting, why, end = [], ValueError("no JSON in the answer"), 0
+    while start := re.compile(r"[\[{]").search(answer, end):
+        end = start.end()
+        try:
+            found, end = json.JSONDecoder().raw_decode(answer, start.start())
+            fitting.append(check(found))
+        except ValueError as error:
+            why = error
+    if not fitting:
+        raise why
+    return fitting[-1]
 
 
 def _explanation(found: Any) -> str:

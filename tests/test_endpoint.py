@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sae_lib.endpoint import KEY, ChatEndpoint, Nonsense
+from sae_lib.endpoint import KEY, ChatEndpoint, Nonsense, _text
 from sae_lib.errors import BookError
 
 QUESTION = [{"role": "user", "content": "How many?"}]
@@ -102,7 +102,10 @@ def test_waits_double(server, monkeypatch):
     assert waits == [2.0, 4.0, 8.0]
 
 
-@pytest.mark.parametrize(("status", "hint"), [(401, f"set {KEY}"), (404, "check the address"), (302, "check the address")])
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(401, f"set {KEY}"), (404, "check the address"), (302, "check the address"), (400, "check the address"), (422, "check the address")],
+)
 def test_a_refusal_is_final(server, status, hint, monkeypatch):
     monkeypatch.setenv(KEY, "secret")
     server.parts = [status]
@@ -128,6 +131,40 @@ def test_nothing_but_nonsense_is_counted_as_such(server, tmp_path):
     with pytest.raises(Nonsense, match="no usable answer in 3 tries"):
         endpoint(server, kept=tmp_path / "kept.jsonl").ask(QUESTION, int)
     assert not (tmp_path / "kept.jsonl").exists()
+
+
+@pytest.mark.parametrize("refusal", [400, 413, 422, None])
+def test_a_refused_question_is_nonsense_and_the_others_go_on(server, tmp_path, refusal):
+    kept, found = tmp_path / "kept.jsonl", []
+    server.parts = [lambda body: refusal if "1?" in body["messages"][0]["content"] else "42"]
+    asking = endpoint(server, kept=kept)
+    for number in range(3):
+        try:
+            found.append(asking.ask([{"role": "user", "content": f"{number}?"}], int))
+        except Nonsense as error:
+            found.append(str(error))
+    assert [found[0], found[2]] == [42, 42]
+    assert ("refuses a question" if refusal else "no text, as where it refuses or calls a tool") in found[1]
+    # A refusal in words may be taken back at another temperature, one by the protocol will not.
+    assert len(server.asked) == 2 + (1 if refusal else 3)
+    assert len(kept.read_text().splitlines()) == 2
+
+
+def test_a_run_that_broke_off_before_a_refused_question_gets_past_it(server, tmp_path):
+    endpoint(server, kept=tmp_path / "kept.jsonl").ask(QUESTION, int)
+    server.parts = [400]
+    again = endpoint(server, kept=tmp_path / "kept.jsonl")
+    assert again.ask(QUESTION, int) == 42
+    with pytest.raises(Nonsense, match="refuses a question"):
+        again.ask([{"role": "user", "content": "too long"}], int)
+
+
+def test_an_answer_that_only_calls_a_tool_has_no_text():
+    assert _text(b'{"choices": [{"message": {"role": "assistant", "tool_calls": [{}]}}]}') is None
+    assert _text(b'{"choices": [{"message": {"content": "42"}}]}') == "42"
+    for other in (b'{"choices": [{"message": {"content": ["42"]}}]}', b'{"choices": [{"message": "42"}]}', b'{"choices": []}', b"[", b"[]"):
+        with pytest.raises(ValueError, match="has not the form"):
+            _text(other)
 
 
 def test_a_run_that_broke_off_goes_on_where_it_was(server, tmp_path):

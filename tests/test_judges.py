@@ -109,9 +109,49 @@ def test_a_model_explains_and_predicts(server):  # noqa: F811
     assert json.loads(server.asked[1]["messages"][1]["content"])["explanation"] == "cats, mostly ?"
 
 
+def ask(server, question):  # noqa: F811
+    """One of the three questions, put once: of two texts, or of two tokens."""
+    explained = judges.Explanation("cats")
+    given = {"explain": (BRIEF,), "predict": (explained, [("a", " cat"), ("b",)]), "plausible": (explained, ["a", "b"])}
+    return getattr(ChatJudge(endpoint(server, n_tries=1)), question)(*given[question])
+
+
+LEVELS, CALLS, WORDS = [[0.0, 9.0], [0.0]], [True, False], "cats [mostly]"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("predict", "<think> [1, 2] or [[9, 9], [9]]? </think>\n[[0, 9], [0]]", LEVELS),
+        ("predict", "so [[9, 9], [9]] will not do\n</think>```json\n[[0, 9], [0]]\n```", LEVELS),
+        ("predict", "For the texts [1] and [2] [sic] my levels {0 to 9} are: [[0, 9], [0]] [end]", LEVELS),
+        ("predict", "A draft: [[9, 9], [9]]. Better: [[0, 9], [0]]", LEVELS),
+        ("plausible", 'Among [" walked", "12"] it is [1, 0]', CALLS),
+        ("plausible", "[the first] is [1, 0], see [note", CALLS),
+        ("explain", '[A] {not JSON} {"explanation": "cats [mostly]"} {}', WORDS),
+    ],
+)
+def test_an_answer_is_found_among_thoughts_and_prose(server, question, answer, expected):  # noqa: F811
+    server.parts = [answer]
+    assert ask(server, question) in (expected, judges.Explanation(expected))
+
+
 NONSENSE = {
     "explain": ["I cannot say", "[]", '{"explanation": 3}', '{"explanation": " "}', json.dumps({"explanation": "word " * 200}), "{" * 5],
-    "predict": ["[[0, 9]]", "[[0, 9], [10]]", "[[0, 9], [true]]", "[[0, 9], [0.5]]", "[[0], [0, 9]]", '{"a": 1}', "[" * 100_000, "[3, 4]"],
+    "predict": [
+        "<think>[[0, 9], [0]]",
+        "<think>[[0, 9], [0]]</think> I cannot say",
+        "[[[0, 9], [0]]]",
+        "[[0, 9], [0]",
+        "[[0, 9]]",
+        "[[0, 9], [10]]",
+        "[[0, 9], [true]]",
+        "[[0, 9], [0.5]]",
+        "[[0], [0, 9]]",
+        '{"a": 1}',
+        "[" * 100_000,
+        "[3, 4]",
+    ],
     "plausible": ["[1]", "[1, 2]", '["yes", "no"]', "[1, 0, 1]", "no"],
 }
 
@@ -119,12 +159,8 @@ NONSENSE = {
 @pytest.mark.parametrize(("question", "answer"), [(question, answer) for question, answers in NONSENSE.items() for answer in answers])
 def test_nonsense_is_refused(server, question, answer):  # noqa: F811
     server.parts = [answer]
-    judge = ChatJudge(endpoint(server, n_tries=1))
-    given = {"explain": (BRIEF,), "predict": (("cats", None), [("a", " cat"), ("b",)]), "plausible": (("cats", None), ["a", "b"])}[question]
-    if question != "explain":
-        given = (judges.Explanation(*given[0]), *given[1:])
     with pytest.raises(Nonsense):
-        getattr(judge, question)(*given)
+        ask(server, question)
 
 
 def test_a_judge_is_named_by_a_word(tmp_path):
