@@ -403,10 +403,10 @@ def score(judge: Judge, trials: Sequence[Trial], progress: bool = False) -> pd.D
         progress: show a bar, for a judge that takes its time.
 
     Returns:
-        One row a unit: `kind`, `unit`, `explanation`, `failed` (the judge gave nothing usable), `spearman`, `importance`,
+        One row a unit: `kind`, `unit`, `explanation`, `failed` (a question about it got nothing usable), `spearman`, `importance`,
         `accuracy`, `dealt_spearman` and `dealt_accuracy` (with the explanation of the unit before it in the list), `silent`
         (share of tokens on which it is silent), and `interval 0` to `interval 10` (nan where there is no example).
-        All scores are nan where the judge failed.
+        Scores that hang on a question without a usable answer are nan; those of the unit's other questions are kept.
 
     Raises:
         BookError: there are fewer than two trials, or the judge's endpoint refuses.
@@ -422,10 +422,10 @@ def score(judge: Judge, trials: Sequence[Trial], progress: bool = False) -> pd.D
     for place, trial in enumerate(tqdm(trials, f"{judge.name} predicts", **bar)):
         own, other = explanations[place], explanations[place - 1]
         row = {"kind": trial.kind, "unit": trial.unit, "explanation": own.text if own else ""}
-        scores = _or_none(_scores, judge, own, trial) if own else None
-        dealt = _or_none(_scores, judge, other, trial, False) if other else None
-        row |= {"failed": scores is None, "silent": trial.silent} | (scores or {})
-        rows.append(row | {f"dealt_{name}": (dealt or {}).get(name, np.nan) for name in ("spearman", "accuracy")})
+        scores = _scores(judge, own, trial) if own else {}
+        dealt = _scores(judge, other, trial, False) if other else {}
+        row |= {"failed": not {"spearman", "accuracy", *interval_names()} <= scores.keys(), "silent": trial.silent} | scores
+        rows.append(row | {f"dealt_{name}": dealt.get(name, np.nan) for name in ("spearman", "accuracy")})
     columns = ["kind", "unit", "explanation", "failed", "spearman", "importance", "accuracy", "dealt_spearman", "dealt_accuracy", "silent"]
     return pd.DataFrame(rows).reindex(columns=[*columns, *interval_names()])
 
@@ -441,7 +441,7 @@ def opinions(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """What a judge says of many units, and how well it predicts each: `score` without the controls, some hundred units at a time.
+    """What a judge says of many units, and how well it predicts each: the first number of `score`, some hundred units at a time.
 
     Args:
         judge: who explains and predicts.
@@ -455,8 +455,8 @@ def opinions(
         progress: show a bar.
 
     Returns:
-        `unit`, `explanation` and `score` (the rank correlation, in [-1, 1]) of the units with enough examples on which the
-        judge did not fail.
+        `unit`, `explanation` and `score` (the rank correlation, in [-1, 1]) of the units with enough examples that the judge
+        explained and predicted.
 
     Raises:
         BookError: as `prepare`, or the judge's endpoint refuses.
@@ -469,9 +469,9 @@ def opinions(
             some = units[start : start + AT_A_TIME]
             for trial in prepare(model, sae, tokens, some, table, unigram_counts, seed=seed):
                 explanation = _or_none(judge.explain, trial.brief)
-                scores = _or_none(_scores, judge, explanation, trial, False) if explanation else None
-                if scores:
-                    rows.append((trial.unit, explanation.text, scores["spearman"]))
+                predicted = _predicted(judge, explanation, trial.asked) if explanation else None
+                if predicted is not None:
+                    rows.append((trial.unit, explanation.text, _agreement(predicted, trial.asked)))
             bar.update(len(some))
     return pd.DataFrame(rows, columns=["unit", "explanation", "score"])
 
@@ -484,20 +484,32 @@ def _or_none(ask: Any, *question: Any) -> Any:
         return None
 
 
+def _predicted(judge: Judge, explanation: Explanation, examples: Sequence[Example]) -> list[list[float]] | None:
+    return _or_none(judge.predict, explanation, [example.tokens for example in examples])
+
+
+def _agreement(predicted: list[list[float]], examples: Sequence[Example], weight: dict[str, float] | None = None) -> float:
+    guess, truth = (np.concatenate(rows) for rows in (predicted, [example.levels for example in examples]))
+    if weight is None:
+        return spearman(guess, truth)
+    return spearman(guess, truth, np.array([weight.get(one.group, 0.0) for one in examples for _ in one.levels]))
+
+
 def _scores(judge: Judge, explanation: Explanation, trial: Trial, whole: bool = True) -> dict[str, float]:
-    predicted = judge.predict(explanation, [example.tokens for example in trial.asked])
-    guess, truth = (np.concatenate(rows) for rows in (predicted, [example.levels for example in trial.asked]))
-    called = np.array(judge.plausible(explanation, trial.candidates))
-    scores = {"spearman": spearman(guess, truth), "accuracy": float((called == trial.likely).mean())}
-    if not whole:
-        return scores
-    weight = np.concatenate([[trial.weight.get(example.group, 0.0)] * len(example.tokens) for example in trial.asked])
-    scores["importance"] = spearman(guess, truth, weight)
-    predicted = judge.predict(explanation, [example.tokens for example in trial.by_interval])
-    own = {name: [] for name in (*interval_names(), "bottom", "random")}
-    for example, levels in zip(trial.by_interval, predicted, strict=True):
-        own[example.group] += list(levels) if example.group == "random" else [levels[example.at]]
-    return scores | {name: _exceeds(own[name], own["random"]) for name in interval_names()}
+    """The scores of one explanation; those of a question that got nothing usable are missing."""
+    scores = {}
+    if (predicted := _predicted(judge, explanation, trial.asked)) is not None:
+        scores["spearman"] = _agreement(predicted, trial.asked)
+        if whole:
+            scores["importance"] = _agreement(predicted, trial.asked, trial.weight)
+    if (called := _or_none(judge.plausible, explanation, trial.candidates)) is not None:
+        scores["accuracy"] = float((np.array(called) == trial.likely).mean())
+    if whole and (predicted := _predicted(judge, explanation, trial.by_interval)) is not None:
+        own = {name: [] for name in (*interval_names(), "bottom", "random")}
+        for example, levels in zip(trial.by_interval, predicted, strict=True):
+            own[example.group] += list(levels) if example.group == "random" else [levels[example.at]]
+        scores |= {name: _exceeds(own[name], own["random"]) for name in interval_names()}
+    return scores
 
 
 def _exceeds(values: Sequence[float], others: Sequence[float]) -> float:
@@ -584,8 +596,8 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
         scores: what `score` returned, for one kind or several.
 
     Returns:
-        One row a kind: `kind`, `units`, `failed`, then mean and median of `spearman`, `importance`, `accuracy`, `silent`
-        and the means of the scores with dealt explanations.
+        One row a kind: `kind`, `units`, `failed` (of these, units that lack an answer), then mean and median of `spearman`,
+        `importance`, `accuracy`, `silent` and the means of the scores with dealt explanations, each over the units that have it.
 
     Source: Bricken et al. 2023, "Automated Interpretability" (means and medians are both given for logits).
     """

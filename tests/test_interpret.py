@@ -260,6 +260,37 @@ def test_a_judge_that_fails_is_counted():
     assert interpret.summary(scores)["failed"].tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    ("question", "lost"),
+    [("predict", ["spearman", "importance"]), ("plausible", ["accuracy"]), ("by interval", ["interval 0", "interval 10"])],
+)
+def test_what_a_judge_does_give_is_kept(question, lost):
+    class Partly(Oracle):
+        def predict(self, explanation, texts):
+            # Of the examples by interval there are six.
+            return self.unless(question == ("predict" if len(texts) == 5 else "by interval"), super().predict, explanation, texts)
+
+        def plausible(self, explanation, tokens):
+            return self.unless(question == "plausible", super().plausible, explanation, tokens)
+
+        def unless(self, fails, ask, explanation, *rest):
+            if fails and explanation.text == "2":
+                raise Nonsense("it gave up")
+            return ask(explanation, *rest)
+
+    trials = [trial._replace(by_interval=(*trial.by_interval, trial.by_interval[-1])) for trial in map(hand_made, (1, 2))]
+    whole, partly = (interpret.score(judge, trials) for judge in (Oracle(), Partly()))
+    assert partly["failed"].tolist() == [False, True]
+    assert interpret.summary(partly)["failed"].tolist() == [1]
+    dealt = {"predict": "dealt_spearman", "plausible": "dealt_accuracy"}.get(question)
+    # Unit 1 is dealt the explanation that nothing is got for; each lacks what hangs on that, and nothing else.
+    for unit, gone in enumerate(([dealt] if dealt else [], lost)):
+        assert partly.loc[unit, gone].isna().all()
+        same = whole.columns.difference([*gone, "failed"])
+        pd.testing.assert_series_equal(partly.loc[unit, same], whole.loc[unit, same])
+    assert np.isfinite(interpret.summary(partly)["spearman mean"]).all()
+
+
 def test_opinions_are_scores_without_controls(wide, sae, ids, table, monkeypatch):
     monkeypatch.setattr(interpret, "AT_A_TIME", 2)
     units = interpret.sample_units(wide, sae, ids, n=5)
@@ -276,6 +307,17 @@ def test_a_unit_that_nobody_can_explain_has_no_opinion(wide, sae, ids, table):
             raise Nonsense("it gave up")
 
     assert interpret.opinions(Silent(), wide, sae, ids, [0, 1], table, COUNTS).empty
+
+
+def test_an_opinion_asks_for_no_more_than_it_says(wide, sae, ids, table):
+    class Hesitant(Rules):
+        def plausible(self, explanation, tokens):
+            raise Nonsense("it gave up")
+
+    units = interpret.sample_units(wide, sae, ids, n=2)
+    said, wanted = (interpret.opinions(judge, wide, sae, ids, units, table, COUNTS) for judge in (Hesitant(), Rules()))
+    assert len(said) == 2
+    pd.testing.assert_frame_equal(said, wanted)
 
 
 def test_one_unit_has_no_control():
