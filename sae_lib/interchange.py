@@ -18,7 +18,7 @@ eai-sparsify 1.3, Gemma Scope, circuit-tracer 0.5, TransformerLens 3.9 and trans
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,8 @@ class Facts:
     """The text."""
     hook: str = HOOK
     """Where the dictionary reads, by TransformerLens' name."""
+    lineage: str = ""
+    """Which model exactly, as `SparseAutoencoder.lineage` says it; an export fills it in."""
 
 
 class Imported(NamedTuple):
@@ -109,6 +111,7 @@ def export_dictionary(sae: SparseAutoencoder, folder: Path, to: str, facts: Fact
     form = check_form(DICTIONARIES, to, "dictionary")
     check_room(folder, force)
     weights = {name: tensor.detach().float().cpu() for name, tensor in sae.state_dict().items()}
+    facts = replace(facts, lineage=sae.lineage)
     write_folder(folder, lambda aside: form.write(weights, sae.cfg, facts, aside), replace=force)
     return Path(folder)
 
@@ -209,6 +212,7 @@ def _write_saelens(weights: Weights, cfg: SAEConfig, facts: Facts, folder: Path)
         "sae_lens_version": "6.54.12",
         "sae_lens_training_version": None,
         "model_name": facts.model,
+        "model_lineage": facts.lineage,
         "hook_name": facts.hook,
         "context_size": facts.n_ctx,
         "prepend_bos": False,
@@ -446,6 +450,7 @@ def _read_saelens(folder: Path) -> Imported:
     for name in ("d_in", "d_sae"):
         if cfg.get(name, getattr(sae.cfg, name)) != getattr(sae.cfg, name):
             raise BookError(f"{path} says {name} is {cfg[name]}, and in {source.name} it is {getattr(sae.cfg, name)}; {FETCH.lower()}")
+    sae.lineage = str(said.get("model_lineage") or "")
     return Imported(sae, "SAELens", architecture, str(said.get("model_name") or ""), hook)
 
 

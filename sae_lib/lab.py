@@ -145,6 +145,7 @@ class Lab:
                 model = with_shuffled_weights(self.model("A"), seed=self._model_seed(name))
             else:
                 model = self.run(name).load_into(OneLayerTransformer(self._geometry))
+            model.lineage = f"{name}-{self._recipe(name)}"
             self._models[name] = model.to(self.device).eval().requires_grad_(False)
         return self._models[name]
 
@@ -246,6 +247,9 @@ class Lab:
         return TransformerConfig(sizes.d_model, sizes.n_heads, sizes.d_head, sizes.d_mlp, sizes.n_ctx, sizes.d_vocab)
 
     def _model_seed(self, name: str) -> int:
+        if self.scale.is_released and name == CONTROL:
+            # The one that the released S/1 was trained on, whatever seed the pages draw by.
+            return 1_000 * Released("A").provenance["seed"] + MODELS.index(name)
         return 1_000 * self.seed + MODELS.index(name)
 
     @property
@@ -271,6 +275,11 @@ class Lab:
             "training": asdict(self._model_recipe(name, arm)),
         }
 
+    def _recipe(self, model: str) -> str:
+        """Fingerprint of what a model was trained by; of released weights, as their dictionaries have it."""
+        config = {key: value for key, value in self._model_config(model).items() if key != "weights"}
+        return fingerprint(config | ({"shuffled": self._recipe("A")} if model == CONTROL else {}))
+
     def _model_run(self, name: str, arm: bool = False) -> Generator[int, None, Run]:
         recipe = self._model_recipe(name, arm)
         model = OneLayerTransformer(self._geometry, seed=self._model_seed(name)).to(self.device)
@@ -293,6 +302,7 @@ class Lab:
 
     def _new_dictionary(self, name: str) -> SparseAutoencoder:
         sae = SparseAutoencoder(self._sae_config(name), seed=self._sae_seed(name))
+        sae.lineage = f"{name[0]}-{self._recipe(name[0])}"
         if self.scale.tied_start:
             reinitialise(sae, torch.ones(sae.cfg.d_sae, dtype=torch.bool), sae.W_dec.data)
         return sae.to(self.device)

@@ -573,10 +573,12 @@ def context_batches(tokens: Int[Tensor, "context pos"], width: int, batch_contex
 
 
 def check_fits(model: OneLayerTransformer, sae: SparseAutoencoder) -> None:
-    """Raise a BookError unless the dictionary reads as many activations as the model's MLP has neurons."""
+    """Raise a BookError unless the dictionary reads as many activations as the model's MLP has, and, where both are known, this model's."""
     d_mlp, d_in = model.W_out.shape[0], sae.W_dec.shape[1]
     if d_in != d_mlp:
         raise BookError(f"the dictionary reads {d_in} activations but the model's MLP has {d_mlp}; use the dictionary of this model")
+    if sae.lineage and model.lineage and sae.lineage != model.lineage:
+        raise BookError(f"the dictionary was trained on model {sae.lineage} and this is {model.lineage}; use the dictionary of this model")
 
 
 def _mean_activation(

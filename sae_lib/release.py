@@ -24,7 +24,7 @@ from sae_lib.corpus.tokenizer import load_tokenizer
 from sae_lib.errors import BookError
 from sae_lib.runs import Run, load_state
 from sae_lib.sae import SAEConfig, SparseAutoencoder
-from sae_lib.storage import load_tensors, read_json, reading, save_tensors, sha256_of, write_atomic, write_folder, write_json
+from sae_lib.storage import fingerprint, load_tensors, read_json, reading, save_tensors, sha256_of, write_atomic, write_folder, write_json
 from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 
 FORMAT = 1
@@ -53,6 +53,7 @@ def released(name: str) -> OneLayerTransformer | SparseAutoencoder | Tokenizer:
     run = Released(name)
     geometry = _geometry(run.config)
     module = OneLayerTransformer(geometry) if isinstance(geometry, TransformerConfig) else SparseAutoencoder(geometry)
+    module.lineage = run.lineage
     return run.load_into(module).eval().requires_grad_(False)
 
 
@@ -64,7 +65,7 @@ def released_names() -> list[str]:
 
 
 class Released:
-    """A released run, with what a `Run` has: `config`, `provenance`, `log` and `load_into`.
+    """A released run, with what a `Run` has: `config`, `provenance`, `log` and `load_into`; and the `lineage` of its weights.
 
     Args:
         name: such as A or A/1.
@@ -79,8 +80,12 @@ class Released:
             raise BookError(f"there is no released {name!r}; there are {', '.join(released_names())}")
         self._entry = runs[name]
         self.provenance = self._entry["provenance"]
+        config = self._entry["config"]
+        # A dictionary names its model by the recipe, whatever half precision made of the weights.
+        recipe = config.get("model", "") if config["kind"] == "dictionary" else fingerprint(config)
+        self.lineage = f"{name[0]}-{recipe}" if recipe else ""
         # Better weights of the same recipe may take the place of these, and what was made of the old ones is not theirs.
-        self.config = self._entry["config"] | {"weights": [file["sha256"] for file in self._entry["files"]]}
+        self.config = config | {"weights": [file["sha256"] for file in self._entry["files"]]}
 
     @property
     def log(self) -> pd.DataFrame:

@@ -76,6 +76,9 @@ class SparseAutoencoder(nn.Module):
     Differs: `b_enc` starts at zero (the paper does not say).
     """
 
+    lineage = ""
+    """The model on whose activations it was trained, such as A-e21f8aa11508, where that is known; no weight, and not saved."""
+
     def __init__(self, cfg: SAEConfig, seed: int = 0) -> None:
         super().__init__()
         self.cfg = cfg

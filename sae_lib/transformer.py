@@ -219,6 +219,9 @@ class OneLayerTransformer(HookedRootModule):
     stream divided by sqrt(2); the paper does not state its initialisation.
     """
 
+    lineage = ""
+    """Which trained model it is, such as A-e21f8aa11508: name and fingerprint of its recipe, where they are known; not saved."""
+
     def __init__(self, cfg: TransformerConfig, seed: int = 0) -> None:
         super().__init__()
         self.cfg = cfg

@@ -25,6 +25,7 @@ from sae_lib.interchange import (
     import_dictionary,
     save_dictionary,
 )
+from sae_lib.metrics import check_fits
 from sae_lib.runs import load_state
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.storage import load_tensors, read_json, write_json
@@ -149,6 +150,18 @@ def test_saelens_settings(odd_sae, tmp_path):
     assert metadata["hook_name"] == "blocks.0.mlp.hook_post"
     assert metadata["prepend_bos"] is False
     assert (metadata["model_name"], metadata["context_size"], metadata["dataset_path"]) == ("tiny-A", 12, "pocket:")
+
+
+def test_an_export_knows_its_model_again(odd_sae, model, tmp_path):
+    odd_sae.lineage = "B-209ca6582845"
+    back = import_dictionary(export_dictionary(odd_sae, tmp_path / "out", "saelens", FACTS)).sae
+    check_fits(model, back)
+    model.lineage = "B-209ca6582845"
+    check_fits(model, back)
+    model.lineage = "A-e21f8aa11508"
+    with pytest.raises(BookError, match="was trained on model B-209ca6582845 and this is A-e21f8aa11508"):
+        check_fits(model, back)
+    assert import_dictionary(export_dictionary(odd_sae, tmp_path / "again", "gemma-scope", FACTS)).sae.lineage == ""
 
 
 @pytest.mark.parametrize(("mse", "penalty"), [("mean", 32e-3), ("sum", 1e-3)])

@@ -9,6 +9,7 @@ from sae_lib import release, scales
 from sae_lib.activations import ActivationStream
 from sae_lib.errors import BookError
 from sae_lib.lab import Lab, _Bar
+from sae_lib.metrics import check_fits, evaluate
 from sae_lib.resampling import ENCODER_SCALE
 
 
@@ -153,6 +154,30 @@ def test_released_weights_are_opened_and_not_trained(opened, capsys):
         second.dictionary("A/0")
     with pytest.raises(BookError, match="weights of this scale ship with the book; SCALE=night"):
         second.train(["A/1"])
+
+
+def test_a_dictionary_fits_its_own_model_and_no_other(opened):
+    labs = {"trained": opened[0], "released": opened[1], "another seed": Lab("opened", seed=1, device="cpu")}
+    models = {where: {name: lab.model(name) for name in ("A", "B", "S")} for where, lab in labs.items()}
+    dictionaries = {where: {name: lab.dictionary(name) for name in ("A/1", "S/1")} for where, lab in labs.items()}
+    models["by name"] = {name: release.released(name) for name in ("A", "B")}
+    dictionaries["by name"] = {name: release.released(name) for name in ("A/1", "S/1")}
+    for given in models.values():
+        for fits in dictionaries.values():
+            for name, model in given.items():
+                for of, sae in fits.items():
+                    if of[0] == name:
+                        check_fits(model, sae)
+                    else:
+                        with pytest.raises(
+                            BookError, match=f"was trained on model {of[0]}-[0-9a-f]{{12}} and this is {name}-[0-9a-f]{{12}}"
+                        ):
+                            check_fits(model, sae)
+    lab = opened[1]
+    with pytest.raises(BookError, match="trained on model A-"):
+        evaluate(lab.model("B"), lab.dictionary("A/1"), lab.validation(320))
+    assert lab.dictionary("A/1", resampling="none", arm=True).lineage == lab.model("A").lineage
+    assert bits(labs["another seed"].model("S")) == bits(lab.model("S"))
 
 
 def test_arms_are_trained_on_a_released_model(opened):

@@ -10,9 +10,10 @@ import torch
 import sae_lib
 from sae_lib import cards
 from sae_lib.corpus import anthology_text
-from sae_lib.lab import MODELS
+from sae_lib.errors import BookError
+from sae_lib.lab import MODELS, Lab
 from sae_lib.metrics import evaluate
-from sae_lib.release import TOKENIZER, released_names
+from sae_lib.release import TOKENIZER, Released, released_names
 from sae_lib.scales import SCALES
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,16 @@ def test_a_card_says_what_the_manifest_says(name):
 def test_directions_keep_their_length_in_half_precision(name):
     assert torch.allclose(sae_lib.released(name).W_dec.norm(dim=1), torch.ones(NIGHT.d_sae[name]), atol=2e-3)
     assert abs(RUNS[name]["measured"]["half_precision"]) < 1e-3, "a tenth of a point of the recovered loss"
+
+
+def test_a_dictionary_of_the_other_model_is_refused():
+    lab = Lab("released", device="cpu")
+    for name in DICTIONARIES:
+        assert Released(name).lineage == f"{name[0]}-{lab._recipe(name[0])}"
+    sae, tokens = sae_lib.released("B/1"), torch.zeros(1, 8, dtype=torch.int64)
+    assert evaluate(sae_lib.released("B"), sae, tokens).n_tokens == 8
+    with pytest.raises(BookError, match="was trained on model B-209ca6582845 and this is A-e21f8aa11508"):
+        evaluate(sae_lib.released("A"), sae, tokens)
 
 
 def test_wider_dictionaries_give_back_more_of_the_loss():
