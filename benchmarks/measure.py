@@ -1,7 +1,9 @@
-"""What `bench.py` and `peers.py` share: two sides that work in turn, the same data for both, and rows of results."""
+"""What the benchmarks share: two sides that work in turn, the same data for both, rows of results, and limits held to."""
 
 import json
 import os
+import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -147,6 +149,29 @@ def keep(each: dict, file: str) -> None:
     path = RESULTS / file
     kept = {old["row"]: old for old in read_json(path)} if path.exists() else {}
     write_json(path, list((kept | {each["row"]: each}).values()))
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def hold(figures: dict[str, float], limits: dict[str, float]) -> None:
+    """Print what a script measured, and where there are limits for it keep both in `analyses.json`, under the script's command.
+
+    Args:
+        figures: what was measured, by name.
+        limits: the most that some of them may be; none where another size was asked for than they are meant for.
+    """
+    figures = {name: rounded(value) for name, value in figures.items()}
+    for name, value in figures.items():
+        print(f"{name:20}{value:12,.4g}" + (f"  (limit {limits[name]:,})" if name in limits else ""))
+    if limits:
+        command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        met = all(figures[name] <= limit for name, limit in limits.items())
+        keep({"row": command, "figures": figures, "limits": limits, "met": met, "machine": hardware()}, "analyses.json")
+        if not met:
+            sys.exit("A limit is exceeded.")
 
 
 def show(rows: list[dict]) -> None:

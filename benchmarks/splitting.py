@@ -5,10 +5,10 @@ The models are untrained, with biases set so that as many features fire as in tr
 """
 
 import argparse
-import resource
 import time
 
 import torch
+from measure import hold, peak_gb
 
 from sae_lib.sae import SAEConfig, SparseAutoencoder
 from sae_lib.splitting import masked_cosine
@@ -39,5 +39,5 @@ if __name__ == "__main__":
     print(f"{n_tokens:,} tokens, {l0} features a token", flush=True)
     start, busy = time.perf_counter(), time.process_time()
     edges = masked_cosine(model, dictionaries, tokens)
-    print(f"masked_cosine: {time.perf_counter() - start:.0f} s, {time.process_time() - busy:.0f} s of processor time, {len(edges):,} edges")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    figures = {"tokens": n_tokens, "edges": len(edges), "seconds": time.perf_counter() - start, "processor_s": time.process_time() - busy}
+    hold(figures | {"peak_gb": peak_gb()}, {"seconds": 600, "peak_gb": 6} if n_tokens == 1_000_000 // 256 * 256 else {})

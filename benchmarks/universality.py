@@ -5,12 +5,12 @@ Without `--scale`, two models and dictionaries that were never trained, of which
 """
 
 import argparse
-import resource
 import time
 from dataclasses import replace
 
 import numpy as np
 import torch
+from measure import hold, peak_gb
 
 from sae_lib.lab import Lab
 from sae_lib.sae import SAEConfig, SparseAutoencoder
@@ -18,6 +18,8 @@ from sae_lib.transformer import OneLayerTransformer, TransformerConfig
 from sae_lib.universality import best_match, median_interval, pair_sums
 
 FIRES_PER_TOKEN = 20
+LIMITS = {(4_096, 4_096): {"seconds": 480, "peak_gb": 3}, (4_096, 16_384): {"peak_gb": 6}}
+"""By the features of both sides, over 2 million tokens."""
 
 
 def side(seed: int, width: int, tokens: torch.Tensor) -> tuple[OneLayerTransformer, SparseAutoencoder]:
@@ -48,13 +50,16 @@ if __name__ == "__main__":
     (model_a, sae_a), (model_b, sae_b) = sides
     l0 = [float((sae.encode(model.begin(tokens[:8])[1]) > 0).sum(-1).float().mean()) for model, sae in sides]
     print(f"{tokens.numel():,} tokens, {sae_a.cfg.d_sae:,} x {sae_b.cfg.d_sae:,} features, {l0[0]:.0f} and {l0[1]:.0f} firing a token")
+    figures = {"tokens": tokens.numel()}
     for kind, of_a, of_b in (("features", sae_a, sae_b), *([("neurons", None, None)] if chosen.scale else [])):
         start = time.perf_counter()
         matches = best_match(model_a, of_a, model_b, of_b, tokens)
-        print(f"{kind}: best_match {time.perf_counter() - start:.1f} s", flush=True)
+        figures[f"{kind}_best_match_s"] = time.perf_counter() - start
         start, pairs = time.perf_counter(), matches.loc[matches["match"] >= 0].iloc[:, :2].to_numpy()
         sums = pair_sums(model_a, of_a, model_b, of_b, pairs, tokens, documents)
-        print(f"{kind}: pair_sums of {len(pairs):,} pairs {time.perf_counter() - start:.1f} s", flush=True)
+        figures |= {f"{kind}_pairs": len(pairs), f"{kind}_pair_sums_s": time.perf_counter() - start}
         if chosen.scale:
             print("{}: median {:.3f} [{:.3f}, {:.3f}]".format(kind, *median_interval(sums)))
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    is_meant = chosen.tokens == 2_000_000 and not chosen.scale
+    figures["seconds"] = sum(value for name, value in figures.items() if name.endswith("_s"))
+    hold(figures | {"peak_gb": peak_gb()}, LIMITS.get(tuple(chosen.widths), {}) if is_meant else {})
