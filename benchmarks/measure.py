@@ -160,9 +160,10 @@ def hold(figures: dict[str, float], limits: dict[str, float]) -> None:
     """
     # Where other programs run too, it is the processor's time that tells how much of the clock's was ours.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    figures = {name: rounded(value) for name, value in (figures | {"processor_s": time.process_time(), "peak_gb": peak / 1e9}).items()}
+    figures |= {"processor_s": time.process_time(), "peak_gb": peak / 1e9}
+    figures = {name: value if isinstance(value, int) else rounded(value) for name, value in figures.items()}
     for name, value in figures.items():
-        print(f"{name:20}{value:12,.4g}" + (f"  (limit {limits[name]:,})" if name in limits else ""))
+        print(f"{name:22}{value:12,}" + (f"  (limit {limits[name]:,})" if name in limits else ""))
     if limits:
         command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
         met = all(figures[name] <= limit for name, limit in limits.items())
