@@ -387,56 +387,6 @@ def sums_by_document(
     return found.transpose(1, 2, 0)
 
 
-def preferred_kinds(
-    model: OneLayerTransformer,
-    sae: SparseAutoencoder,
-    tokens: Int[Tensor, "context pos"],
-    features: Sequence[int],
-    word: Bool[np.ndarray, "..."],
-    kind: Integer[np.ndarray, "..."],
-    least: int = 10,
-) -> pd.DataFrame:
-    """The kind of text in which each feature of a word prefers it: chosen on the first half of the contexts, measured on the second.
-
-        lift_ik = (f_i on the word in kind k / f_i on the word) / (the word's tokens in kind k / the word's tokens)
-
-    Args:
-        model: the model whose MLP activations the dictionary reads.
-        sae: the dictionary.
-        tokens: token ids.
-        features: indices of features.
-        word: which tokens are the word.
-        kind: the kind of text that each token stands in, numbered from 0.
-        least: a kind with fewer of the word in either half is not judged.
-
-    Returns:
-        One row a feature: `feature`, `on_word` (share of its activation in [0, 1]), `kind` (-1 where none is judged or it is silent on
-        the word in the first half) and `lift` in that kind on the second half, 0 or above (nan where it is silent there).
-
-    Raises:
-        BookError: `word` or `kind` is not of the tokens.
-
-    Source: ours; Bricken et al. 2023, "Feature Splitting" ("the" in mathematical prose), name the kinds by reading.
-    """
-    for name, values in (("word", word), ("kind", kind)):
-        _check_tokens(tokens, values, name)
-    n_kinds, n = int(kind.max(initial=0)) + 1, len(features)
-    place = kind + n_kinds * (2 * np.arange(len(kind)) // len(kind))[:, None]
-    words = np.bincount(place[word], minlength=2 * n_kinds).reshape(2, n_kinds)
-    found = np.zeros((2 * n_kinds, n, 4))
-    if n:
-        found[np.unique(place)] = sums_by_document(model, sae, tokens, features, word.astype(np.int64), np.ones(n, np.int64), place)
-    spent = found[..., 3].reshape(2, n_kinds, n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lift = spent / spent.sum(1, keepdims=True) / (words / words.sum(1, keepdims=True))[..., None]
-    first = np.where((words >= least).all(0)[:, None] & (lift[0] > 0), lift[0], -np.inf)
-    best = first.argmax(0)
-    is_known = np.isfinite(first.max(0))
-    on_word = found[..., 3].sum(0) / np.maximum(found[..., 2].sum(0), 1e-30)
-    columns = {"feature": np.array(features, np.int64), "on_word": on_word, "kind": np.where(is_known, best, -1)}
-    return pd.DataFrame(columns | {"lift": np.where(is_known, lift[1, best, np.arange(n)], np.nan)})
-
-
 def _check_tokens(tokens: Int[Tensor, "context pos"], values: np.ndarray, what: str) -> None:
     if values.shape != tuple(tokens.shape):
         raise BookError(

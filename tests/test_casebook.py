@@ -171,3 +171,29 @@ def test_cards_are_the_case_studies(model, sae, tokens, document, table):
 
 def test_what_does_not_print_is_spelled_out():
     assert casebook._shown("a\n\u202eב\x00") == "a\\n\\u202eב\\x00"
+
+
+def test_preferred_kinds_are_chosen_on_one_half_and_measured_on_the_other(model, tokens):
+    sae = SparseAutoencoder(SAEConfig(12, 30, l1_coeff=0.1), seed=2)
+    word, kind = tokens.numpy() < 6, np.random.default_rng(1).integers(0, 3, tuple(tokens.shape))
+    kind[:, 0] = 3  # a kind in which the word is too rare
+    word[:, 0] &= np.arange(100) % 9 == 0
+    chosen = [4, 7, 11, 20]
+    acts = sae.encode(model.begin(tokens)[1]).detach().double().numpy()[..., chosen]
+    found = casebook.preferred_kinds(model, sae, tokens, chosen, word, kind, least=4)
+    assert found["feature"].tolist() == chosen
+    assert found["on_word"].to_numpy() == pytest.approx(acts[word].sum(0) / acts.sum((0, 1)))
+    for i, row in enumerate(found.itertuples()):
+        lifts = []
+        for half in (slice(0, 50), slice(50, 100)):
+            f, w, k = acts[half, :, i], word[half], kind[half]
+            spent = [f[w & (k == n)].sum() / f[w].sum() for n in range(3)]
+            lifts.append([share / ((w & (k == n)).sum() / w.sum()) for n, share in enumerate(spent)])
+        assert row.kind == int(np.argmax(lifts[0]))
+        assert row.lift == pytest.approx(lifts[1][row.kind])
+    assert casebook.preferred_kinds(model, sae, tokens, [], word, kind).empty
+    nowhere = casebook.preferred_kinds(model, sae, tokens, chosen, word, kind, least=10_000)
+    assert (nowhere["kind"] == -1).all()
+    assert nowhere["lift"].isna().all()
+    with pytest.raises(BookError, match="word of shape"):
+        casebook.preferred_kinds(model, sae, tokens, chosen, word[:3], kind)
