@@ -83,7 +83,8 @@ def _arrow(figure: go.Figure, start: np.ndarray, end: np.ndarray, label: str) ->
         aside = 0.13 * np.array([-along[1], along[0]])
         tail, head = start + aside + 0.2 * along, end + aside - 0.2 * along
         figure.add_annotation(x=head[0], y=head[1], ax=tail[0], ay=tail[1], **look)
-        middle = (tail + head) / 2 + 1.2 * aside
+        # Nearer to where it begins, or the numbers of there and back would stand side by side.
+        middle = tail + 0.33 * (head - tail) + 1.2 * aside
     figure.add_annotation(x=middle[0], y=middle[1], text=label, showarrow=False, font={"size": 11}, bgcolor="rgba(255,255,255,0.85)")
 
 

@@ -33,7 +33,8 @@ def frontier(table: pd.DataFrame, paper: dict[str, float] | None = None) -> go.F
         ends = [np.nan_to_num(100 * (rows["high"] - rows["loss_recovered"])), np.nan_to_num(100 * (rows["loss_recovered"] - rows["low"]))]
         bars = {"type": "data", "symmetric": False, "array": rounded(ends[0]), "arrayminus": rounded(ends[1])}
         look = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol, "size": 10}, "name": str(series)}
-        look |= {"legendgroup": str(series), "text": [str(name) for name in rows["name"]], "textposition": "top left"}
+        sides = ["top left", "bottom right"] * len(rows)
+        look |= {"legendgroup": str(series), "text": [str(name) for name in rows["name"]], "textposition": sides[: len(rows)]}
         for panel, (column, more) in enumerate((("loss_recovered", {"error_y": bars}), ("explained_variance", {"showlegend": False})), 1):
             # Names stand in the upper panel only; the points below lie under their own.
             mode = "lines+markers+text" if panel == 1 else "lines+markers"
@@ -44,10 +45,12 @@ def frontier(table: pd.DataFrame, paper: dict[str, float] | None = None) -> go.F
             for name, loss, variance, l0 in rows[["name", "loss_recovered", "explained_variance", "l0"]].itertuples(index=False)
         ]
     for name, value in (paper or {}).items():
-        figure.add_hline(y=100 * value, line={"color": PAPER, "width": 1.5, "dash": "dot"}, annotation_text=name, row=1, col=1)
+        figure.add_hline(y=100 * value, line={"color": PAPER, "width": 1.5, "dash": "dot"}, row=1, col=1)
+        figure.add_annotation(x=0.5, y=100 * value, xref="x domain", yref="y", text=name, showarrow=False, yanchor="bottom")
     figure.update_xaxes(type="log")
     figure.update_xaxes(title_text="L0 (features per token)", row=2, col=1)
-    figure.update_yaxes(title_text="loss recovered (%)", row=1, col=1)
+    # Room for the names above the points.
+    figure.update_yaxes(title_text="loss recovered (%)", range=[min(0, 100 * table["loss_recovered"].min()) - 5, 110], row=1, col=1)
     figure.update_yaxes(title_text="variance explained (%)", row=2, col=1)
     return finish(figure, f"Loss recovered and variance explained against L0: {', '.join(words)}.", 620)
 

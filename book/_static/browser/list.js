@@ -28,6 +28,9 @@ const RANGES = {
   score: "interpretability score",
 };
 
+/** The beginning of an explanation; the card has all of it. */
+const short = (text) => (text.length > 90 ? `${[...text].slice(0, 88).join("")}…` : text);
+
 export class List {
   constructor(contents, onOrder) {
     this.contents = contents;
@@ -149,7 +152,7 @@ export class List {
     this.rows.replaceChildren(...this.order.slice(this.page * PAGE, (this.page + 1) * PAGE).map((unit) => el("li", {},
       el("a", { href: `#${set.name}/${unit}`, "data-unit": unit },
         el("strong", {}, String(unit)), " ",
-        el("span", {}, contents.labels[columns.label[unit]] || columns.explanation[unit] || "no label fits"),
+        el("span", {}, contents.labels[columns.label[unit]] || short(columns.explanation[unit]) || "no label fits"),
         el("small", {}, columns.top[unit].map((id) => token(contents.vocab[id])), ` fires on ${percent(columns.density[unit])}`)))));
     const last = Math.ceil(n / PAGE) - 1;
     this.pages.hidden = last <= 0;
