@@ -17,7 +17,7 @@ from browser_check import HTML, QuietHandler, visit
 from playwright.sync_api import Browser, Page, expect
 from stand_in import HOSTILE, StandIn
 
-from sae_lib.browser import Sizes, write_atlas
+from sae_lib.browser import RELATIVES, Sizes, write_atlas
 from sae_lib.interpret import Explanation
 
 address, browser = browser_check.address, browser_check.browser
@@ -56,6 +56,12 @@ def rate_with_ones(page: Page) -> None:
 def test_a_reader_searches_opens_follows_rates_and_exports(browser: Browser, address: str):
     page, trouble = visit(browser, address, PAGE)
     card(page).wait_for()
+    # A dictionary that was trained in a minute may have no feature for base64 where a smaller one has.
+    labels = page.evaluate("fetch('../browser/atlas.json').then(answer => answer.json())")["labels"]
+    of_a1 = page.evaluate("fetch('../browser/A-1/index.json').then(answer => answer.json())")["label"]
+    if not any("base64" in labels[label] for label in of_a1 if label >= 0):
+        page.get_by_role("link", name="A/0", exact=True).click()
+        page.locator('.sb-card[data-unit^="A/0/"]').wait_for()
     page.keyboard.press("/")
     page.keyboard.type("base64")
     rows = page.locator(".sb-rows a")
@@ -132,8 +138,11 @@ def test_a_child_in_the_largest_dictionary_has_a_card(browser: Browser, address:
     name = child.inner_text()
     child.click()
     settled(page, name)
-    parents = page.get_by_role("region", name="Parents in the smaller dictionary").get_by_role("link")
-    assert f"A/1/{unit}" in parents.all_inner_texts()
+    # Only the closest parents are named, and this need not be one of them.
+    parents = page.get_by_role("region", name="Parents in the smaller dictionary").get_by_role("link").all_inner_texts()
+    assert parents
+    assert f"A/1/{unit}" in parents or len(parents) == RELATIVES
+    assert all(parent.startswith("A/1/") for parent in parents)
     columns = page.evaluate("fetch('../browser/A-2/index.json').then(answer => answer.json())")
     if None in columns["density"]:
         page.evaluate(f"location.hash = 'A/2/{columns['density'].index(None)}'")
