@@ -332,9 +332,7 @@ def activation_histogram(acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.n
         raise BookError(f"a histogram of {n_bins} bins cannot be drawn; ask for at least 1")
     active = acts > 0
     values, member = acts[active].astype(np.float64), in_class[active]
-    edges = np.linspace(0, values.max() if values.size else 1.0, n_bins + 1)
-    # Intervals (left, right], so that the largest activation is in the last one.
-    bin_of = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, n_bins - 1)
+    edges, bin_of = _bins(values, n_bins)
 
     def tally(chosen: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(bin_of[chosen], None if weight is None else weight[chosen], minlength=n_bins)
@@ -352,6 +350,12 @@ def activation_histogram(acts: Float[np.ndarray, "*tokens"], in_class: Bool[np.n
             "mass_in_class": tally(member, values),
         }
     )
+
+
+def _bins(values: Float[np.ndarray, " active"], n_bins: int) -> tuple[Float[np.ndarray, " edge"], Int[np.ndarray, " active"]]:
+    """Edges of equal bins from 0 to the largest value, and the bin of each; (left, right], so that the largest is in the last one."""
+    edges = np.linspace(0, values.max() if values.size else 1.0, n_bins + 1)
+    return edges, np.clip(np.searchsorted(edges, values, side="left") - 1, 0, n_bins - 1)
 
 
 def specificity_by_interval(
@@ -405,12 +409,13 @@ def rising_interval(
     Returns:
         Lower and upper end, from 0 to the number of intervals.
 
+    Raises:
+        BookError: it never fires.
+
     Source: ours.
     """
     active = acts > 0
-    edges = np.linspace(0, acts.max(), n_intervals + 1)
-    place = (np.searchsorted(edges, acts[active], side="left") - 1).clip(0, n_intervals - 1)
-    here = np.eye(n_intervals)[place]
+    here = np.eye(n_intervals)[_bins(acts[active].astype(np.float64), n_intervals)[1]]
     sums = bootstrap.sums(document[active], np.concatenate([here, here * in_class[active][:, None]], axis=1))
 
     def rising(totals: Float[np.ndarray, "draw column"]) -> Float[np.ndarray, " draw"]:

@@ -374,7 +374,8 @@ def evaluate(
     density = torch.from_numpy(costs.fired).double() / tokens.numel()
     everything = np.zeros(costs.error.shape, dtype=np.int64)
     measured = {name: float(value[0]) for name, value in _measures(_sums(costs, everything), costs.d_in).items()}
-    known = {} if document is None else {"intervals": intervals(costs, document), "sums": _sums(costs, document)}
+    sums = None if document is None else _sums(costs, document)
+    known = {} if sums is None else {"intervals": _intervals(sums, costs.d_in), "sums": sums}
     return Evaluation(**measured, density=density, n_tokens=tokens.numel(), **known)
 
 
@@ -471,9 +472,12 @@ def intervals(costs: TokenCosts, document: Int[np.ndarray, "..."], n: int = 1_00
 
     Source: ours (departure D33; the paper gives no intervals).
     """
-    sums = _sums(costs, document)
-    names = list(_measures(sums, costs.d_in))
-    return {name: bootstrap.interval(lambda totals, name=name: _measures(totals, costs.d_in)[name], sums, n, seed=seed) for name in names}
+    return _intervals(_sums(costs, document), costs.d_in, n, seed)
+
+
+def _intervals(sums: Float[np.ndarray, "document 9"], d_in: int, n: int = 1_000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    names = list(_measures(sums, d_in))
+    return {name: bootstrap.interval(lambda totals, name=name: _measures(totals, d_in)[name], sums, n, seed=seed) for name in names}
 
 
 def by_kind(
